@@ -1,0 +1,81 @@
+//! What travels through a step: tensors whose leading dimension is the examples.
+use crate::{Error, Result};
+use tch::{Device, Tensor};
+
+/// Tensors that travel together through one step; each has the examples as its leading dimension.
+pub trait Batch: Sized + Send {
+    /// Number of examples.
+    fn len(&self) -> i64;
+
+    /// Whether there is no example.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rebuilds the batch with `f` applied to every tensor in it.
+    fn map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self>;
+
+    /// Copies the batch to `device`; from pinned memory the copy does not wait.
+    fn to_device(&self, device: Device) -> Result<Self> {
+        self.map(&mut |t| Ok(t.f_to_device_(device, t.kind(), true, false)?))
+    }
+
+    /// Copies the batch to page-locked memory, from which a copy to CUDA runs beside the computation.
+    fn pin(&self) -> Result<Self> {
+        self.map(&mut |t| Ok(t.f_pin_memory(Device::Cuda(0))?))
+    }
+
+    /// The batch cut into `parts` equal runs of examples.
+    ///
+    /// # Errors
+    /// `Error::Config` when `parts` does not divide the number of examples.
+    fn chunks(&self, parts: i64) -> Result<Vec<Self>> {
+        let n = self.len();
+        if parts < 1 || n % parts != 0 {
+            return Err(Error::config(
+                "accumulate",
+                format!("expected a divisor of the batch size {n}, got {parts}"),
+            ));
+        }
+        let size = n / parts;
+        (0..parts).map(|i| self.map(&mut |t| Ok(t.f_narrow(0, i * size, size)?))).collect()
+    }
+}
+
+impl Batch for Tensor {
+    fn len(&self) -> i64 {
+        self.size().first().copied().unwrap_or(0)
+    }
+
+    fn map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        f(self)
+    }
+}
+
+/// `V` augmented views of the same examples; sizes may differ between views (multi-crop).
+#[derive(Debug)]
+pub struct Views(pub Vec<Tensor>);
+
+impl Batch for Views {
+    fn len(&self) -> i64 {
+        self.0.first().map_or(0, Batch::len)
+    }
+
+    fn map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        self.0.iter().map(f).collect::<Result<_>>().map(Views)
+    }
+}
+
+/// Two batches of the same examples: two modalities, or an input and its target.
+#[derive(Debug)]
+pub struct Pair<A, B>(pub A, pub B);
+
+impl<A: Batch, B: Batch> Batch for Pair<A, B> {
+    fn len(&self) -> i64 {
+        self.0.len()
+    }
+
+    fn map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Pair(self.0.map(f)?, self.1.map(f)?))
+    }
+}

@@ -1,0 +1,203 @@
+//! How healthy a representation is, without labels: rank, spread, uniformity; and when it has collapsed.
+use super::features::{blocks, normalize};
+use crate::{Error, Result, dims2, no_grad};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// Pairs of examples held at a time: 16 MiB.
+const PAIRS: i64 = 1 << 21;
+
+/// RankMe: the exponential of the entropy of the normalized singular values, from 1 (collapsed) to `D`.
+///
+/// The singular values are roots of the eigenvalues of the `D x D` second moments in double precision, some ten
+/// times faster than a decomposition of the features and the same to six digits.
+///
+/// # Shapes
+/// `x`: `[N, D]`, not centred; more rows than columns are needed for a full rank.
+///
+/// # Errors
+/// `Error::Shape` unless `x` is a matrix; `Error::Torch` when the decomposition fails, as on NaN.
+///
+/// # Source
+/// Garrido et al., 2023, equations 1 and 2, epsilon 1e-7: <https://arxiv.org/abs/2210.02885>.
+pub fn rankme(x: &Tensor) -> Result<f64> {
+    let (_, d) = dims2(x, "features", "[N, D]")?;
+    no_grad(|| {
+        let mut moments = Tensor::f_zeros([d, d], (Kind::Double, x.device()))?;
+        for block in blocks(x, 4096) {
+            let block = block?.f_to_kind(Kind::Double)?;
+            moments = moments.f_add(&block.f_tr()?.f_matmul(&block)?)?;
+        }
+        let singular = moments.f_linalg_eigvalsh("L")?.f_clamp_min(0.)?.f_sqrt()?;
+        let p = singular.f_div(&singular.f_sum(Kind::Double)?.f_clamp_min(1e-300)?)?.f_add_scalar(1e-7)?;
+        let entropy = p.f_mul(&p.f_log()?)?.f_sum(Kind::Double)?.f_neg()?;
+        Ok(f64::try_from(entropy.f_exp()?)?)
+    })
+}
+
+/// Mean squared distance between the unit features of two views of the same examples; 0 is perfect.
+///
+/// # Shapes
+/// `a`, `b`: `[N, D]`, unit length not required.
+///
+/// # Source
+/// Wang & Isola, 2020, section 4.1.1, exponent 2: <https://arxiv.org/abs/2005.10242>.
+pub fn alignment(a: &Tensor, b: &Tensor) -> Result<f64> {
+    dims2(a, "first view", "[N, D]")?;
+    if a.size() != b.size() {
+        let (what, expected) = ("second view".to_string(), format!("{:?}, as the first", a.size()));
+        return Err(Error::Shape { what, expected, got: b.size() });
+    }
+    let gap = normalize(a)?.f_sub(&normalize(b)?)?.f_square()?;
+    let distance = gap.f_sum_dim_intlist(-1, false, Kind::Double)?.f_mean(Kind::Double)?;
+    Ok(f64::try_from(distance)?)
+}
+
+/// Logarithm of the mean Gaussian potential between unit features; 0 is collapsed, lower is more uniform.
+///
+/// # Shapes
+/// `x`: `[N, D]`, unit length not required; all pairs are taken, so some thousands of rows suffice.
+///
+/// # Errors
+/// `Error::Shape` unless `x` is a matrix of two rows or more.
+///
+/// # Source
+/// Wang & Isola, 2020, section 4.1.2, t = 2: <https://arxiv.org/abs/2005.10242>.
+pub fn uniformity(x: &Tensor) -> Result<f64> {
+    let (n, _) = dims2(x, "features", "[N, D]")?;
+    if n < 2 {
+        let expected = "[N, D] of two rows or more".to_string();
+        return Err(Error::Shape { what: "features".into(), expected, got: x.size() });
+    }
+    let unit = normalize(x)?.f_to_kind(Kind::Double)?;
+    let mut potential = 0.;
+    for block in blocks(&unit, (PAIRS / n).max(1)) {
+        // |a - b|² = 2 - 2 a·b on the unit sphere, times -t.
+        let exponent = block?.f_matmul(&unit.f_tr()?)?.f_sub_scalar(1.)?.f_mul_scalar(4.)?;
+        potential += f64::try_from(exponent.f_exp()?.f_sum(Kind::Double)?)?;
+    }
+    // Every example beside itself counts 1 and is left out.
+    let pairs = (n * (n - 1)) as f64;
+    Ok(((potential - n as f64) / pairs).max(f64::MIN_POSITIVE).ln())
+}
+
+/// Mean deviation of the dimensions of unit features: 0 is collapsed, `1 / sqrt(D)` is spread over the sphere.
+///
+/// # Shapes
+/// `x`: `[N, D]`.
+///
+/// # Source
+/// Chen & He, 2021, section 4.1: <https://arxiv.org/abs/2011.10566>.
+pub fn feature_deviation(x: &Tensor) -> Result<f64> {
+    dims2(x, "features", "[N, D]")?;
+    let deviation = normalize(x)?.f_std_dim(0i64, false, false)?.f_mean(Kind::Double)?;
+    Ok(f64::try_from(deviation)?)
+}
+
+/// What tells a collapsed representation from a sound one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Health {
+    /// [`feature_deviation`] as a part of `1 / sqrt(D)`, what features spread over the sphere have.
+    pub deviation: f64,
+    /// [`rankme`].
+    pub rankme: f64,
+}
+
+impl Health {
+    /// Measures a batch of embeddings.
+    ///
+    /// # Shapes
+    /// `x`: `[N, D]`.
+    ///
+    /// # Errors
+    /// `Error::Shape` unless `x` is a matrix.
+    pub fn of(x: &Tensor) -> Result<Self> {
+        let (_, d) = dims2(x, "features", "[N, D]")?;
+        Ok(Health { deviation: feature_deviation(x)? * (d as f64).sqrt(), rankme: rankme(x)? })
+    }
+}
+
+/// The floors under which a representation counts as collapsed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CollapseAlarm {
+    /// Least deviation, as a part of `1 / sqrt(D)`.
+    pub min_deviation: f64,
+    /// Least RankMe.
+    pub min_rankme: f64,
+}
+
+impl Default for CollapseAlarm {
+    /// A hundredth of the spread of the sphere, and a rank of 1.5: sound encoders, and random ones, stay far above.
+    fn default() -> Self {
+        CollapseAlarm { min_deviation: 0.01, min_rankme: 1.5 }
+    }
+}
+
+impl CollapseAlarm {
+    /// Which floor is undercut, if any. Features that are not finite undercut both.
+    pub fn check(&self, health: &Health) -> Option<String> {
+        let (deviation, rankme) = (health.deviation, health.rankme);
+        if deviation.is_nan() || deviation < self.min_deviation {
+            return Some(format!("feature deviation {deviation:.4} is under {}", self.min_deviation));
+        }
+        (rankme.is_nan() || rankme < self.min_rankme)
+            .then(|| format!("RankMe {rankme:.2} is under {}", self.min_rankme))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    const CPU: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+
+    #[test]
+    fn rank_counts_equal_directions() {
+        assert!((rankme(&Tensor::eye(5, CPU)).unwrap() - 5.).abs() < 1e-4);
+        let one = Tensor::ones([6, 4], CPU);
+        assert!((rankme(&one).unwrap() - 1.).abs() < 1e-4);
+        // Singular values 2, 1, 1: p = 1/2, 1/4, 1/4, entropy 1.5 ln 2.
+        let two = Tensor::from_slice(&[2f64, 1., 1.]).diag(0);
+        assert!((rankme(&two).unwrap() - 2f64.powf(1.5)).abs() < 1e-4);
+    }
+
+    #[test]
+    fn opposite_points_have_the_values_of_the_definitions() {
+        let x = Tensor::from_slice(&[3f64, 0., -2., 0.]).view([2, 2]);
+        // Distance 2, squared 4: exp(-2 * 4).
+        close(uniformity(&x).unwrap(), -8.);
+        close(alignment(&x, &x).unwrap(), 0.);
+        close(alignment(&x, &-&x).unwrap(), 4.);
+        // A third point at a right angle to both: squared distances 4, 2, 2.
+        let three = Tensor::cat(&[&x, &Tensor::from_slice(&[0f64, 5.]).view([1, 2])], 0);
+        close(uniformity(&three).unwrap(), (((-8f64).exp() + 2. * (-4f64).exp()) / 3.).ln());
+        assert!(uniformity(&x.narrow(0, 0, 1)).is_err());
+        // One dimension deviates by 1, the other by 0.
+        close(feature_deviation(&x).unwrap(), 0.5);
+    }
+
+    #[test]
+    fn the_alarm_names_the_floor_that_is_undercut() {
+        let alarm = CollapseAlarm::default();
+        let x = Tensor::arange(640, CPU).square().sin().view([64, 10]);
+        assert_eq!(alarm.check(&Health::of(&x).unwrap()), None);
+        let point = Tensor::ones([64, 10], CPU) + &x * 1e-4;
+        let message = alarm.check(&Health::of(&point).unwrap()).unwrap();
+        assert!(message.starts_with("feature deviation 0.00"), "{message}");
+        let line = x.narrow(1, 0, 1) * Tensor::ones([1, 10], CPU);
+        assert!(alarm.check(&Health::of(&line).unwrap()).unwrap().starts_with("RankMe 1.0"));
+        let health = Health { deviation: f64::NAN, rankme: f64::NAN };
+        assert!(alarm.check(&health).is_some());
+    }
+
+    #[test]
+    fn views_of_different_shapes_are_an_error() {
+        assert!(alignment(&Tensor::zeros([2, 3], CPU), &Tensor::zeros([1, 3], CPU)).is_err());
+    }
+}

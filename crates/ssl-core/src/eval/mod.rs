@@ -1,0 +1,29 @@
+//! The one protocol of evaluation, for features of any origin: a frozen encoder, raw inputs, another program.
+//!
+//! ```
+//! use ssl_core::eval::{Features, Options, evaluate};
+//! use tch::{Device, Kind, Tensor};
+//! let y: Vec<i64> = (0..40).map(|i| i % 2).collect();
+//! let side = Tensor::from_slice(&y).to_kind(Kind::Float) * 6 - 3;
+//! let noise = Tensor::arange(160, (Kind::Float, Device::Cpu)).sin().view([40, 4]);
+//! let features = Features::new(&(noise + side.unsqueeze(1)), y)?;
+//! let report = evaluate(&features, &features, &Options::default())?;
+//! assert_eq!(report.knn, Some(1.0));
+//! assert_eq!(report.linear, Some(1.0));
+//! # Ok::<(), ssl_core::Error>(())
+//! ```
+mod features;
+mod few_shot;
+mod health;
+mod knn;
+mod lbfgs;
+mod linear;
+mod logistic;
+mod protocol;
+
+pub use features::{Features, normalize};
+pub use few_shot::{FewShot, FewShotOptions, few_shot};
+pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, uniformity};
+pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};
+pub use linear::{Linear, LinearOptions, linear};
+pub use protocol::{Options, Report, evaluate, majority};

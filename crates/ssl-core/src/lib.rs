@@ -1,0 +1,39 @@
+//! Self-supervised learning without a modality: methods, training, losses, optimizers, schedules,
+//! checkpoints, evaluation.
+//!
+//! A method implements [`Method`]; [`Trainer::fit`] is the one loop; [`eval`] is the one protocol.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod contract;
+pub mod ema;
+pub mod error;
+pub mod eval;
+pub mod hooks;
+pub mod loader;
+pub mod loss;
+pub mod method;
+pub mod nn;
+pub mod optim;
+pub mod precision;
+pub mod record;
+pub mod report;
+pub mod rng;
+pub mod schedule;
+pub mod tensor;
+pub mod trainer;
+
+pub use batch::{Batch, Pair, Views};
+pub use config::TrainConfig;
+pub use contract::check_method;
+pub use ema::{Ema, Statistics};
+pub use error::{Error, Result};
+pub use loader::{Flow, Loader, Source};
+pub use method::{Method, Output, Step, named_tensors};
+pub use nn::Mode;
+pub use precision::Precision;
+pub use rng::{Rng, mix, rng};
+pub use schedule::Schedule;
+pub use tensor::{dims2, dims3, dims4, no_grad};
+pub use trainer::{Hook, Moment, Trainer};

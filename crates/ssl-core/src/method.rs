@@ -1,0 +1,125 @@
+//! What a self-supervised method is.
+use crate::{Batch, Mode, Result, no_grad};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use tch::Tensor;
+use tch::nn::VarStore;
+
+/// Where training stands. A method reads its schedules from here and keeps no counter of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// This step, from 0.
+    pub index: u64,
+    /// Steps of the whole run.
+    pub total: u64,
+}
+
+/// What a step hands back: the scalar to minimize and detached scalars to log.
+#[derive(Debug)]
+pub struct Output {
+    /// The scalar to minimize.
+    pub loss: Tensor,
+    /// Detached scalars by name; they stay on the device until they are recorded.
+    pub metrics: Vec<(&'static str, Tensor)>,
+}
+
+impl Output {
+    /// An output without metrics.
+    pub fn new(loss: Tensor) -> Self {
+        Output { loss, metrics: Vec::new() }
+    }
+
+    /// Adds a scalar to log.
+    pub fn with(mut self, name: &'static str, value: &Tensor) -> Result<Self> {
+        self.metrics.push((name, value.f_detach()?));
+        Ok(self)
+    }
+}
+
+/// A self-supervised method: networks, a loss, and what is left to do after the optimizer's step.
+pub trait Method: Debug {
+    /// What one step consumes: augmented views, masked sequences, pairs.
+    type Batch: Batch;
+    /// What is embedded at evaluation: clean examples.
+    type Input: Batch;
+
+    /// Forward pass and loss. May update buffers (batch statistics, queue, center), never parameters.
+    fn step(&mut self, batch: &Self::Batch, at: Step) -> Result<Output>;
+
+    /// Runs once the optimizer has stepped: teacher averaging, weight normalization.
+    fn after_step(&mut self, _at: Step) -> Result<()> {
+        Ok(())
+    }
+
+    /// Representation used downstream, before any projection head. `[B, D]`.
+    fn encode(&self, input: &Self::Input, mode: Mode) -> Result<Tensor>;
+
+    /// [`Method::encode`] in evaluation mode and without gradients. `[B, D]`.
+    fn embed(&self, input: &Self::Input) -> Result<Tensor> {
+        no_grad(|| self.encode(input, Mode::Eval))
+    }
+
+    /// Representations of the encoder's stages by name, first to last, each `[B, D_i]`, without gradients.
+    fn stages(&self, input: &Self::Input) -> Result<Vec<(String, Tensor)>> {
+        Ok(vec![("embedding".to_string(), self.embed(input)?)])
+    }
+
+    /// How well the pretext task itself is solved on held-out examples: scalars by name, without gradients.
+    fn validate(&self, _batch: &Self::Batch) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    /// Every store to be saved, by name. What requires a gradient in them is trained.
+    fn stores(&self) -> Vec<(&'static str, &VarStore)>;
+
+    /// The encoder's tensors under the names of the reference implementation.
+    fn encoder(&self) -> BTreeMap<String, Tensor> {
+        let first = self.stores().into_iter().next();
+        let named = first.map(|(_, vars)| vars.variables()).unwrap_or_default();
+        named
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor)))
+            .collect()
+    }
+}
+
+impl<M: Method + ?Sized> Method for Box<M> {
+    type Batch = M::Batch;
+    type Input = M::Input;
+
+    fn step(&mut self, batch: &Self::Batch, at: Step) -> Result<Output> {
+        (**self).step(batch, at)
+    }
+    fn after_step(&mut self, at: Step) -> Result<()> {
+        (**self).after_step(at)
+    }
+    fn encode(&self, input: &Self::Input, mode: Mode) -> Result<Tensor> {
+        (**self).encode(input, mode)
+    }
+    fn embed(&self, input: &Self::Input) -> Result<Tensor> {
+        (**self).embed(input)
+    }
+    fn stages(&self, input: &Self::Input) -> Result<Vec<(String, Tensor)>> {
+        (**self).stages(input)
+    }
+    fn validate(&self, batch: &Self::Batch) -> Result<Vec<(&'static str, Tensor)>> {
+        (**self).validate(batch)
+    }
+    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
+        (**self).stores()
+    }
+    fn encoder(&self) -> BTreeMap<String, Tensor> {
+        (**self).encoder()
+    }
+}
+
+/// All tensors of a method under `store/variable` names, in a fixed order.
+pub fn named_tensors<M: Method + ?Sized>(method: &M) -> BTreeMap<String, Tensor> {
+    let mut all = BTreeMap::new();
+    for (store, vars) in method.stores() {
+        for (name, tensor) in vars.variables() {
+            all.insert(format!("{store}/{name}"), tensor);
+        }
+    }
+    all
+}

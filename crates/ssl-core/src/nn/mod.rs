@@ -1,0 +1,30 @@
+//! Layers whose forward pass returns a `Result`, with PyTorch's default initialization and variable names.
+
+mod layers;
+mod norm;
+
+pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize};
+pub use norm::BatchNorm;
+
+/// What a forward pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Training: batch statistics, dropout, running statistics updated.
+    Train,
+    /// Use: running statistics, no dropout, nothing changes.
+    Eval,
+    /// Running statistics are taken anew as the plain average over clean batches; dropout is off.
+    Calibrate {
+        /// Batches seen before this one.
+        seen: u64,
+    },
+}
+
+/// A layer or network of one input and one output.
+pub trait Module: std::fmt::Debug + Send {
+    /// The forward pass.
+    ///
+    /// # Errors
+    /// When libtorch refuses the shape.
+    fn forward(&self, x: &tch::Tensor, mode: Mode) -> crate::Result<tch::Tensor>;
+}

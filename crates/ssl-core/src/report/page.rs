@@ -1,0 +1,261 @@
+//! The page and its sections.
+use super::chart::{Line, lines, scatter, short};
+use crate::eval::Report;
+use crate::record::Curves;
+use crate::{Error, Result};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// A picture with a line below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// The picture itself, as a `data:` address.
+    pub uri: String,
+    /// What it shows.
+    pub caption: String,
+}
+
+/// A page that grows section by section. What comes in is escaped.
+#[derive(Debug, Clone)]
+pub struct Page {
+    title: String,
+    body: String,
+}
+
+impl Page {
+    /// An empty page.
+    pub fn new(title: impl Into<String>) -> Self {
+        Page { title: title.into(), body: String::new() }
+    }
+
+    /// A paragraph.
+    pub fn note(&mut self, text: &str) -> &mut Self {
+        self.body += &format!("<p>{}</p>\n", escape(text));
+        self
+    }
+
+    /// Names with their values: data set, encoder, time.
+    pub fn facts(&mut self, heading: &str, facts: &[(String, String)]) -> &mut Self {
+        let entry = |(name, value): &(String, String)| {
+            format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value))
+        };
+        self.section(heading, &format!("<dl>{}</dl>", facts.iter().map(entry).collect::<String>()))
+    }
+
+    /// One chart of the named metrics; those that were not recorded are left out, and so is an empty chart.
+    pub fn curves(&mut self, heading: &str, curves: &Curves, names: &[&str]) -> &mut Self {
+        let line = |name: &&str| curves.get_key_value(*name).map(|(name, points)| Line { name, points });
+        let found: Vec<Line> = names.iter().filter_map(line).collect();
+        if found.is_empty() {
+            return self;
+        }
+        self.section(heading, &lines(&found))
+    }
+
+    /// Evaluations below each other: the encoder first, then its floors, then the majority class.
+    ///
+    /// A last row says by how much the encoder beats the strongest floor, in points.
+    pub fn evaluation(
+        &mut self,
+        heading: &str,
+        rows: &[(&str, &Report)],
+        majority: Option<f64>,
+    ) -> &mut Self {
+        let head =
+            ["", "kNN", "linear", "5 labels", "10 labels", "RankMe"].map(|cell| format!("<th>{cell}</th>"));
+        let mut table = format!("<thead><tr>{}</tr></thead><tbody>", head.concat());
+        for (name, report) in rows {
+            let cells = accuracies(report).map(|accuracy| accuracy.map_or_else(|| "–".to_string(), percent));
+            table += &row(name, &cells, &short(report.rankme));
+        }
+        if let Some(share) = majority {
+            table += &row("majority class", &[0; 4].map(|_| percent(share)), "");
+        }
+        if let [(_, encoder), floors @ ..] = rows
+            && !floors.is_empty()
+        {
+            let floor = |i: usize| {
+                let each =
+                    floors.iter().filter_map(|(_, report)| accuracies(report).get(i).copied().flatten());
+                each.chain(majority).reduce(f64::max)
+            };
+            let mut at = 0;
+            let gains = accuracies(encoder).map(|accuracy| {
+                let gain = accuracy.zip(floor(at)).map(|(accuracy, floor)| 100.0 * (accuracy - floor));
+                at += 1;
+                gain.map_or_else(|| "–".to_string(), signed)
+            });
+            table += &row("above the strongest floor", &gains, "");
+        }
+        self.section(heading, &format!("<div class=\"wide\"><table>{table}</tbody></table></div>"))
+    }
+
+    /// Points of a plane in the colours of their labels; `names` are those of labels 0 and up.
+    pub fn scatter(
+        &mut self,
+        heading: &str,
+        points: &[[f64; 2]],
+        labels: &[i64],
+        names: &[String],
+    ) -> &mut Self {
+        self.section(heading, &scatter(points, labels, names))
+    }
+
+    /// Rows of figures, such as a query with its nearest neighbours.
+    ///
+    /// # Errors
+    /// `Error::Config` when an address is not a `data:` one: the page would need the network.
+    pub fn figures(&mut self, heading: &str, rows: &[Vec<Figure>]) -> Result<&mut Self> {
+        if let Some(bad) = rows.iter().flatten().find(|figure| !figure.uri.starts_with("data:")) {
+            let got: String = bad.uri.chars().take(40).collect();
+            return Err(Error::config("figure", format!("expected a data: address, got {got:?}")));
+        }
+        let figure = |figure: &Figure| {
+            let (uri, caption) = (escape(&figure.uri), escape(&figure.caption));
+            format!(
+                "<figure><img src=\"{uri}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>"
+            )
+        };
+        let row = |row: &Vec<Figure>| {
+            format!("<div class=\"row\">{}</div>", row.iter().map(figure).collect::<String>())
+        };
+        Ok(self.section(heading, &rows.iter().map(row).collect::<String>()))
+    }
+
+    /// A JSON value, folded away.
+    pub fn json(&mut self, heading: &str, value: &Value) -> &mut Self {
+        let text = escape(&format!("{value:#}"));
+        self.body += &format!(
+            "<section><details><summary>{}</summary><pre>{text}</pre></details></section>\n",
+            escape(heading)
+        );
+        self
+    }
+
+    /// The whole page.
+    pub fn render(&self) -> String {
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta name=\"color-scheme\" content=\"light dark\">\n\
+             <title>{title}</title>\n<style>\n{style}</style>\n<main>\n<h1>{title}</h1>\n{body}</main>\n</html>\n",
+            title = escape(&self.title),
+            style = include_str!("style.css"),
+            body = self.body,
+        )
+    }
+
+    /// Writes the page; a page of that name is replaced at once, never left half written.
+    ///
+    /// # Errors
+    /// `Error::Io` when it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let draft = path.with_extension("html.tmp");
+        fs::write(&draft, self.render()).map_err(Error::io(&draft, "write"))?;
+        fs::rename(&draft, path).map_err(Error::io(path, "write"))
+    }
+
+    fn section(&mut self, heading: &str, html: &str) -> &mut Self {
+        self.body += &format!("<section>\n<h2>{}</h2>\n{html}\n</section>\n", escape(heading));
+        self
+    }
+}
+
+fn accuracies(report: &Report) -> [Option<f64>; 4] {
+    [report.knn, report.linear, report.few_shot_5, report.few_shot_10]
+}
+
+fn row(name: &str, cells: &[String; 4], rank: &str) -> String {
+    let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+    format!("<tr><th>{}</th>{cells}<td>{rank}</td></tr>", escape(name))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+/// Points gained in the colour of a gain, points lost in that of a loss.
+fn signed(points: f64) -> String {
+    let class = if points > 0.0 { "gain" } else { "loss" };
+    format!("<b class=\"{class}\">{points:+.1}</b>")
+}
+
+/// Text that is safe within HTML and within a quoted attribute.
+pub(super) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVIL: &str = "<script>alert('\"&')</script>";
+    const SAFE: &str = "&lt;script&gt;alert(&#39;&quot;&amp;&#39;)&lt;/script&gt;";
+
+    fn report(knn: f64, linear: f64) -> Report {
+        Report { knn: Some(knn), linear: Some(linear), rankme: 12.345, ..Report::default() }
+    }
+
+    #[test]
+    fn whatever_comes_in_is_escaped() {
+        let curves = Curves::from([(EVIL.to_string(), vec![(0, 1.0), (1, 2.0)])]);
+        let mut page = Page::new(EVIL);
+        page.note(EVIL)
+            .facts(EVIL, &[(EVIL.into(), EVIL.into())])
+            .curves(EVIL, &curves, &[EVIL])
+            .evaluation(EVIL, &[(EVIL, &report(0.5, 0.5))], None)
+            .scatter(EVIL, &[[0.0, 0.0]], &[0], &[EVIL.to_string()])
+            .json(EVIL, &serde_json::json!({"a": EVIL}));
+        page.figures(EVIL, &[vec![Figure { uri: format!("data:,{EVIL}"), caption: EVIL.into() }]]).unwrap();
+        let html = page.render();
+        assert!(!html.contains("<script") && html.contains(SAFE));
+        assert!(!html.contains("http"), "nothing comes from the network");
+    }
+
+    #[test]
+    fn the_gain_is_counted_from_the_strongest_floor_of_each_column() {
+        let rows =
+            [("encoder", &report(0.8, 0.9)), ("random", &report(0.5, 0.85)), ("raw", &report(0.7, 0.6))];
+        let mut page = Page::new("run");
+        page.evaluation("Evaluation", &rows, Some(0.1));
+        let html = page.render();
+        assert!(html.contains("<td>80.0</td><td>90.0</td><td>–</td><td>–</td><td>12.35</td>"), "{html}");
+        let gains = "<td><b class=\"gain\">+10.0</b></td><td><b class=\"gain\">+5.0</b></td><td>–</td>";
+        assert!(html.contains(gains), "{html}");
+        assert_eq!(signed(-1.26), "<b class=\"loss\">-1.3</b>");
+        assert!(html.contains("majority class</th><td>10.0</td>"));
+    }
+
+    #[test]
+    fn missing_metrics_are_left_out_and_foreign_addresses_refused() {
+        let mut page = Page::new("run");
+        page.curves("Nothing", &Curves::new(), &["loss"]);
+        assert!(!page.render().contains("Nothing"));
+        let figure = Figure { uri: "//example.org/a.png".into(), caption: String::new() };
+        let error = page.figures("Rows", &[vec![figure]]).unwrap_err().to_string();
+        assert_eq!(error, "figure: expected a data: address, got \"//example.org/a.png\"");
+    }
+
+    #[test]
+    fn a_page_is_written_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.html");
+        let page = Page::new("run");
+        page.write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), page.render());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(page.write(&path.join("below_a_file")).is_err());
+    }
+}

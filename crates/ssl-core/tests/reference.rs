@@ -1,0 +1,209 @@
+//! Losses, schedules, optimizers and averages against what the reference libraries compute: `fixtures/reference.py`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
+use serde_json::Value;
+use ssl_core::loss::{info_nce, negative_cosine, nt_xent};
+use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
+use ssl_core::schedule::{End, Ramp, Span, Warmup};
+use ssl_core::{Ema, Schedule, Statistics, Step};
+use std::collections::BTreeMap;
+use tch::nn::{Init, VarStore};
+use tch::{Device, Kind, Tensor};
+
+fn case(name: &str) -> Value {
+    let all: Value = serde_json::from_str(include_str!("fixtures/reference.json")).unwrap();
+    all["cases"][name].clone()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn wave(size: &[i64], kind: Kind, f: impl Fn(f64) -> f64) -> Tensor {
+    let values: Vec<f64> = (0..size.iter().product()).map(|n| f(n as f64)).collect();
+    Tensor::from_slice(&values).view(size).to_kind(kind)
+}
+
+fn a(size: &[i64], kind: Kind) -> Tensor {
+    wave(size, kind, |n| (0.37 * n + 0.1).sin())
+}
+
+fn b(size: &[i64], kind: Kind) -> Tensor {
+    wave(size, kind, |n| (0.53 * n - 0.2).cos())
+}
+
+/// Float64 to 1e-9, float32 to 1e-5, relative to the largest value where that exceeds 1.
+const KINDS: [(Kind, f64); 2] = [(Kind::Double, 1e-9), (Kind::Float, 1e-5)];
+
+#[track_caller]
+fn assert_close(got: &Tensor, expected: &[f64], tolerance: f64, what: &str) {
+    let got = Vec::<f64>::try_from(got.to_kind(Kind::Double).flatten(0, -1)).unwrap();
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1f64, |m, x| m.max(x.abs()));
+    for (g, e) in got.iter().zip(expected) {
+        assert!((g - e).abs() <= tolerance * scale, "{what}: {got:?} instead of {expected:?}");
+    }
+}
+
+#[test]
+fn schedules_equal_those_of_the_libraries() {
+    let warm = |steps, from, ramp, span| Warmup { steps, from, ramp, span };
+    let after = |schedule: Schedule| schedule.reached(End::AfterLastStep);
+    let hf = warm(3, 0., Ramp::FromStart, Span::Rest);
+    let milestones = ssl_core::schedule::Milestones::new(&[3, 7]).unwrap();
+    let cases = [
+        ("lightly cosine", 20, Schedule::cosine(0.996, 1.)),
+        ("lightly warmup cosine", 20, Schedule::cosine(1., 0.001).with_warmup(5)),
+        ("torch cosine", 10, after(Schedule::cosine(1., 0.))),
+        ("torch milestones", 10, Schedule::milestones(1., 0.1, milestones)),
+        ("torch one cycle", 12, Schedule::one_cycle(1.)),
+        ("transformers cosine", 12, Schedule { warmup: hf, ..after(Schedule::cosine(1., 0.)) }),
+        ("transformers linear", 12, Schedule { warmup: hf, ..after(Schedule::linear(1., 0.)) }),
+        (
+            "timm cosine",
+            12,
+            Schedule {
+                warmup: warm(3, 0.001, Ramp::FromStart, Span::Whole),
+                ..after(Schedule::cosine(1., 0.01))
+            },
+        ),
+    ];
+    for (name, total, schedule) in cases {
+        for (index, expected) in numbers(&case(name)).into_iter().enumerate() {
+            let got = schedule.at(Step { index: index as u64, total });
+            assert!((got - expected).abs() < 1e-12, "{name} at {index}: {got} instead of {expected}");
+        }
+    }
+}
+
+/// `w` and `v` as the fixtures have them, three steps on.
+fn three_steps(
+    optimizer: impl Fn(BTreeMap<String, Tensor>) -> Box<dyn Optimizer>,
+    (lr, weight_decay): (f64, f64),
+    (kind, scale): (Kind, f64),
+) -> (Tensor, Tensor) {
+    let w = a(&[4, 3], kind).set_requires_grad(true);
+    let v = a(&[3], kind).set_requires_grad(true);
+    let named = [("v", &v), ("w", &w)].map(|(name, x)| (name.to_string(), x.shallow_clone()));
+    let mut optimizer = optimizer(named.into_iter().collect());
+    for k in 1..=3 {
+        optimizer.zero_grad().unwrap();
+        // The gradient of a sum of products is the factor.
+        let k = f64::from(k) * scale;
+        ((&w * b(&[4, 3], kind) * k).sum(kind) + (&v * b(&[3], kind) * k).sum(kind)).backward();
+        optimizer.step(lr, weight_decay).unwrap();
+    }
+    (w, v)
+}
+
+#[test]
+fn optimizers_equal_those_of_the_libraries() {
+    let sgd = |momentum, nesterov| OptimizerConfig::Sgd(SgdConfig { momentum, nesterov });
+    let adamw = OptimizerConfig::AdamW(ssl_core::optim::AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 });
+    let nesterov = OptimizerConfig::Lars(LarsConfig { nesterov: true, ..LarsConfig::default() });
+    let cases = [
+        ("sgd", sgd(0., false), (0.1, 5e-2), 1.),
+        ("sgd momentum", sgd(0.9, false), (0.1, 5e-2), 1.),
+        ("sgd nesterov", sgd(0.9, true), (0.1, 5e-2), 1.),
+        ("adamw", adamw, (1e-2, 5e-2), 1.),
+        ("lightly lars", OptimizerConfig::lars(), (0.5, 1e-2), 1.),
+        ("timm lars", OptimizerConfig::lars(), (0.5, 1e-2), 1.),
+        ("lightly lars nesterov", nesterov, (0.5, 1e-2), 1.),
+        ("solo lars", OptimizerConfig::Lars(LarsConfig::solo()), (0.3, 1e-2), 1.),
+        ("solo lars clipped", OptimizerConfig::Lars(LarsConfig::solo()), (1e-3, 1e-2), 1.),
+        ("timm lamb", OptimizerConfig::lamb(), (1e-2, 1e-2), 1.),
+        ("timm lamb small gradients", OptimizerConfig::lamb(), (1e-2, 1e-2), 0.05),
+    ];
+    for (name, config, rates, scale) in cases {
+        for (kind, tolerance) in KINDS {
+            let (w, v) = three_steps(|named| config.build(named).unwrap(), rates, (kind, scale));
+            assert_close(&w, &numbers(&case(name)["w"]), tolerance, name);
+            assert_close(&v, &numbers(&case(name)["v"]), tolerance, name);
+        }
+    }
+}
+
+#[test]
+fn a_group_of_its_own_lets_biases_decay_too() {
+    let config = OptimizerConfig::AdamW(ssl_core::optim::AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 });
+    let build = |named| config.build_grouped(named, &|_, _| Group::DECAYED).unwrap();
+    let (w, v) = three_steps(build, (1e-2, 5e-2), (Kind::Double, 1.));
+    assert_close(&w, &numbers(&case("adamw all decayed")["w"]), 1e-9, "w");
+    assert_close(&v, &numbers(&case("adamw all decayed")["v"]), 1e-9, "v");
+}
+
+#[test]
+fn solo_lars_leaves_one_dimensional_tensors_alone_also_inside_a_decayed_group() {
+    let build = |named| -> Box<dyn Optimizer> {
+        let flat = Flat::new(named, &|_, _| Group::DECAYED).unwrap();
+        Box::new(Lars::new(flat, LarsConfig::solo()).unwrap())
+    };
+    let (w, v) = three_steps(build, (0.3, 1e-2), (Kind::Double, 1.));
+    assert_close(&w, &numbers(&case("solo lars")["w"]), 1e-9, "w");
+    assert_close(&v, &numbers(&case("solo lars")["v"]), 1e-9, "v");
+}
+
+#[test]
+fn lamb_without_its_inner_clip_is_another_optimizer() {
+    let config = OptimizerConfig::Lamb(LambConfig { max_grad_norm: None, ..LambConfig::default() });
+    let run = |scale| three_steps(|named| config.build(named).unwrap(), (1e-2, 1e-2), (Kind::Double, scale));
+    // Without the clip Adam's direction does not depend on the gradient's scale, but for eps.
+    let expected = Vec::<f64>::try_from(run(1.).1).unwrap();
+    assert_close(&run(1e3).1, &expected, 1e-6, "v");
+    let clipped = numbers(&case("timm lamb")["v"]);
+    assert!(expected.iter().zip(&clipped).any(|(x, y)| (x - y).abs() > 1e-4), "the clip changes nothing");
+}
+
+#[test]
+fn losses_and_their_gradients_equal_those_of_the_libraries() {
+    type Loss = Box<dyn Fn(&Tensor, &Tensor) -> Tensor>;
+    let contrast = |t| Box::new(move |x: &Tensor, y: &Tensor| nt_xent(x, y, t).unwrap()) as Loss;
+    let queue = |kind| {
+        let columns = a(&[16, 12], kind) * 0.7 + b(&[16, 12], kind) * 0.1;
+        let rows = columns.transpose(0, 1).contiguous();
+        &rows / rows.norm_scalaropt_dim(2, [1i64], true)
+    };
+    let cases: [(&str, Loss); 5] = [
+        ("nt_xent T=0.1", contrast(0.1)),
+        ("nt_xent T=0.2", contrast(0.2)),
+        ("nt_xent T=0.5", contrast(0.5)),
+        ("negative cosine", Box::new(|x, y| negative_cosine(x, y).unwrap())),
+        ("info_nce T=0.2", Box::new(move |x, y| info_nce(x, y, &queue(x.kind()), 0.2).unwrap())),
+    ];
+    for (name, loss) in &cases {
+        for (kind, tolerance) in KINDS {
+            let x = a(&[8, 16], kind).set_requires_grad(true);
+            let y = b(&[8, 16], kind).set_requires_grad(true);
+            let value = loss(&x, &y);
+            value.backward();
+            assert_close(&value, &[case(name)["loss"].as_f64().unwrap()], tolerance, name);
+            assert_close(&x.grad(), &numbers(&case(name)["gradients"][0]), tolerance, name);
+            assert_close(&y.grad(), &numbers(&case(name)["gradients"][1]), tolerance, name);
+        }
+    }
+}
+
+#[test]
+fn a_moving_average_equals_lightly_s_update_momentum() {
+    for (kind, tolerance) in KINDS {
+        let mut stores = [VarStore::new(Device::Cpu), VarStore::new(Device::Cpu)];
+        for store in &mut stores {
+            store.set_kind(kind);
+            for (name, size) in [("weight", &[2, 3][..]), ("bias", &[2])] {
+                let _ = store.root().f_var(name, size, Init::Const(0.)).unwrap();
+            }
+        }
+        let [student, mut teacher] = stores;
+        let mut ema = Ema::new(&student, &mut teacher, Statistics::Own).unwrap();
+        tch::no_grad(|| {
+            for (name, mut x) in student.variables() {
+                x.copy_(&a(&x.size(), kind));
+                teacher.variables()[&name].shallow_clone().copy_(&b(&x.size(), kind));
+            }
+        });
+        ema.update(0.99).unwrap();
+        for name in ["weight", "bias"] {
+            let expected = numbers(&case("lightly momentum 0.99")[name]);
+            assert_close(&teacher.variables()[name], &expected, tolerance, name);
+        }
+    }
+}

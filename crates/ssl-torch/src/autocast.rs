@@ -1,0 +1,121 @@
+//! Mixed precision with a choice of device and dtype.
+#![allow(unsafe_code)]
+use crate::ffi::{self, Error, Result, call};
+use std::marker::PhantomData;
+use tch::{Device, Kind};
+
+/// While it lives, matrix products and convolutions on `device` run in `kind` on this thread; the state before
+/// comes back when it is dropped, also on a panic, and the outermost scope drops the cast weights.
+///
+/// `tch::autocast` does nothing without CUDA and has no choice of dtype.
+#[derive(Debug)]
+pub struct Autocast {
+    cuda: i32,
+    enabled: i32,
+    dtype: i32,
+    // The state is the thread's own.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    /// Enters a scope.
+    ///
+    /// # Errors
+    /// When `kind` is neither `BFloat16` nor `Half`, or libtorch refuses.
+    pub fn enter(device: Device, kind: Kind) -> Result<Self> {
+        // The numbers of c10::ScalarType.
+        let code = match kind {
+            Kind::Half => 5,
+            Kind::BFloat16 => 15,
+            _ => return Err(Error(format!("mixed precision: expected BFloat16 or Half, got {kind:?}"))),
+        };
+        Autocast::set(device, Some(code))
+    }
+
+    /// Enters a scope without mixed precision, for a loss inside a scope with it.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn off(device: Device) -> Result<Self> {
+        Autocast::set(device, None)
+    }
+
+    fn set(device: Device, code: Option<i32>) -> Result<Self> {
+        let cuda = i32::from(device.is_cuda());
+        let (mut enabled, mut dtype) = (0, 0);
+        // SAFETY: the pointers are valid for the call.
+        call(|e| unsafe { ffi::ssl_autocast_state(cuda, &raw mut enabled, &raw mut dtype, e) })?;
+        let on = i32::from(code.is_some());
+        // SAFETY: plain numbers.
+        call(|e| unsafe { ffi::ssl_autocast_enter(cuda, on, code.unwrap_or(dtype), e) })?;
+        Ok(Autocast { cuda, enabled, dtype, not_send: PhantomData })
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // Leaving sets three flags of this thread and cannot fail once entering succeeded.
+        // SAFETY: plain numbers.
+        let _ = call(|e| unsafe { ffi::ssl_autocast_leave(self.cuda, self.enabled, self.dtype, e) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Tensor;
+
+    fn product_kind() -> Kind {
+        let a = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
+        a.matmul(&a).kind()
+    }
+
+    #[test]
+    fn a_scope_casts_and_the_end_of_it_restores() {
+        assert_eq!(product_kind(), Kind::Float);
+        {
+            let _outer = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            assert_eq!(product_kind(), Kind::BFloat16);
+            {
+                let _inner = Autocast::enter(Device::Cpu, Kind::Half).unwrap();
+                assert_eq!(product_kind(), Kind::Half);
+            }
+            assert_eq!(product_kind(), Kind::BFloat16);
+            {
+                let _off = Autocast::off(Device::Cpu).unwrap();
+                assert_eq!(product_kind(), Kind::Float);
+            }
+            assert_eq!(product_kind(), Kind::BFloat16);
+        }
+        assert_eq!(product_kind(), Kind::Float);
+    }
+
+    #[test]
+    fn a_panic_inside_a_scope_restores() {
+        let result = std::panic::catch_unwind(|| {
+            let _scope = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            panic!("inside");
+        });
+        assert!(result.is_err());
+        assert_eq!(product_kind(), Kind::Float);
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        let error = Autocast::enter(Device::Cpu, Kind::Int64).unwrap_err();
+        assert_eq!(error.to_string(), "mixed precision: expected BFloat16 or Half, got Int64");
+    }
+
+    #[test]
+    fn gradients_of_cast_weights_are_exact_in_their_own_kind() {
+        let w = Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let x = Tensor::ones([2, 4], (Kind::Float, Device::Cpu));
+        {
+            let _scope = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
+            x.matmul(&w).to_kind(Kind::Float).sum(Kind::Float)
+        }
+        .backward();
+        assert_eq!(w.grad().kind(), Kind::Float);
+        assert_eq!(f64::try_from(w.grad().sum(Kind::Float)).unwrap(), 32.);
+    }
+}

@@ -1,0 +1,28 @@
+//! What libtorch has and `tch` does not: mixed precision with a chosen dtype, generator state, CPU capabilities,
+//! fused optimizer kernels, thread counts, CUDA loaded at run time. The only crate with C++ and `unsafe`.
+//!
+//! ```
+//! use tch::{Device, Kind, Tensor};
+//! let a = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
+//! let product = {
+//!     let _scope = ssl_torch::Autocast::enter(Device::Cpu, Kind::BFloat16)?;
+//!     a.f_matmul(&a)?
+//! };
+//! assert_eq!(product.kind(), Kind::BFloat16);
+//! assert_eq!(a.f_matmul(&a)?.kind(), Kind::Float);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod autocast;
+mod cpu;
+mod cuda;
+mod ffi;
+mod fused;
+mod generator;
+
+pub use autocast::Autocast;
+pub use cpu::{CpuCapabilities, flush_denormals, set_interop_threads, set_threads, threads};
+pub use cuda::{cuda_peak_bytes, load_cuda};
+pub use ffi::Error;
+pub use fused::{AdamW, Sgd, fused_adamw, fused_sgd, set_grad};
+pub use generator::{generator_state, set_generator_state};

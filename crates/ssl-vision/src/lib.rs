@@ -1,0 +1,21 @@
+//! Self-supervised learning on images: readers, augmentations, backbones, methods.
+
+pub mod augment;
+pub mod backbones;
+mod clean;
+mod image;
+pub mod methods;
+mod picture;
+pub mod readers;
+mod recipe;
+mod source;
+mod subset;
+
+pub use augment::{Augment, Augmenter, Scratch};
+pub use clean::Clean;
+pub use image::{Image, ImageDataset};
+pub use picture::grid_png;
+pub use readers::ImageArray;
+pub use recipe::Recipe;
+pub use source::ViewSource;
+pub use subset::Subset;

@@ -1,0 +1,199 @@
+//! The methods, one file each. A new one is its file, a line in `methods!` below, and a recipe.
+
+use crate::augment::Augment;
+use crate::backbones::ResNetConfig;
+use crate::recipe::Recipe;
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ssl_core::{Error, Method, Result, Views};
+use std::collections::BTreeMap;
+use tch::{Device, Tensor};
+
+/// A method on images: it says which views it trains on.
+pub trait VisionMethod: Method<Batch = Views, Input = Tensor> {
+    /// The augmentation of each view of a batch.
+    fn views(&self) -> Vec<Augment>;
+}
+
+/// What a method's file defines beside the method.
+pub trait Definition: VisionMethod + Sized + 'static {
+    /// Where the method comes from.
+    const INFO: Info;
+
+    /// Its hyperparameters; the defaults are the paper's.
+    type Config: Serialize + DeserializeOwned + JsonSchema + Default;
+
+    /// Networks on `device`, initialized from libtorch's generator.
+    ///
+    /// # Errors
+    /// `Error::Config` when a number is out of range.
+    fn new(config: Self::Config, backbone: &ResNetConfig, device: Device) -> Result<Self>;
+}
+
+/// Where a method comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Info {
+    /// As on the command line, and the name of its file and recipe.
+    pub name: &'static str,
+    /// In one line.
+    pub summary: &'static str,
+    /// The authors.
+    pub paper: &'static str,
+    /// The year of the paper.
+    pub year: u16,
+    /// Pretext, contrastive, distillation, masked, redundancy, clustering, generative.
+    pub kind: &'static str,
+    /// The paper.
+    pub url: &'static str,
+}
+
+/// A method that can be chosen by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Where it comes from.
+    pub info: Info,
+    recipes: &'static str,
+    defaults: fn() -> Result<Value>,
+    schema: fn() -> Schema,
+    build: fn(&Value, &ResNetConfig, Device) -> Result<Box<dyn VisionMethod>>,
+}
+
+impl Entry {
+    const fn of<D: Definition>(recipes: &'static str) -> Entry {
+        Entry { info: D::INFO, recipes, defaults: defaults::<D>, schema: schema::<D>, build: build::<D> }
+    }
+
+    /// The paper's hyperparameters.
+    ///
+    /// # Errors
+    /// `Error::Config` when they cannot be written as JSON.
+    pub fn defaults(&self) -> Result<Value> {
+        (self.defaults)()
+    }
+
+    /// Names, types and descriptions of the hyperparameters.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// The method with the given hyperparameters; those not given are the paper's.
+    ///
+    /// # Errors
+    /// `Error::Config` when a name is unknown or a number is out of range.
+    pub fn build(
+        &self,
+        config: &Value,
+        backbone: &ResNetConfig,
+        device: Device,
+    ) -> Result<Box<dyn VisionMethod>> {
+        (self.build)(config, backbone, device)
+    }
+
+    /// The recipes by data set; `default` serves every other one.
+    ///
+    /// # Errors
+    /// `Error::Config` when the recipe file is faulty.
+    pub fn recipes(&self) -> Result<BTreeMap<String, Recipe>> {
+        serde_json::from_str(self.recipes)
+            .map_err(|e| Error::config(format!("recipe {}.json", self.info.name), e.to_string()))
+    }
+
+    /// The recipe for a data set.
+    ///
+    /// # Errors
+    /// `Error::Config` when the recipe file is faulty or has no `default`.
+    pub fn recipe(&self, data: &str) -> Result<Recipe> {
+        let mut all = self.recipes()?;
+        all.remove(data).or_else(|| all.remove("default")).ok_or_else(|| {
+            let known: Vec<_> = all.into_keys().collect();
+            Error::config(
+                format!("recipe {}.json", self.info.name),
+                format!("expected `{data}` or `default`, found {}", known.join(", ")),
+            )
+        })
+    }
+}
+
+fn defaults<D: Definition>() -> Result<Value> {
+    serde_json::to_value(D::Config::default()).map_err(|e| Error::config(D::INFO.name, e.to_string()))
+}
+
+fn schema<D: Definition>() -> Schema {
+    schema_for!(D::Config)
+}
+
+fn build<D: Definition>(
+    config: &Value,
+    backbone: &ResNetConfig,
+    device: Device,
+) -> Result<Box<dyn VisionMethod>> {
+    let config =
+        serde_json::from_value(config.clone()).map_err(|e| Error::config(D::INFO.name, e.to_string()))?;
+    Ok(Box::new(D::new(config, backbone, device)?))
+}
+
+macro_rules! methods {
+    ($($module:ident::$method:ident),* $(,)?) => {
+        $(pub mod $module;)*
+        $(pub use $module::$method;)*
+
+        /// Every method.
+        pub const ALL: &[Entry] = &[
+            $(Entry::of::<$method>(include_str!(concat!("../../recipes/", stringify!($module), ".json")))),*
+        ];
+    };
+}
+
+methods! {
+    rotation::Rotation,
+    simclr::SimClr,
+}
+
+/// Numbers that a stage may give a linear probe, at most.
+pub(crate) const PROBE_FEATURES: i64 = 1024;
+
+/// The method of that name.
+///
+/// # Errors
+/// `Error::Config` that lists the names.
+pub fn find(name: &str) -> Result<&'static Entry> {
+    ALL.iter().find(|entry| entry.info.name == name).ok_or_else(|| {
+        let known: Vec<_> = ALL.iter().map(|entry| entry.info.name).collect();
+        Error::config("method", format!("expected one of {}, got {name}", known.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_builds_its_method() {
+        for entry in ALL {
+            let recipes = entry.recipes().unwrap();
+            for data in ["fashion-mnist", "cifar10", "default"] {
+                let recipe =
+                    recipes.get(data).unwrap_or_else(|| panic!("{}: no recipe for {data}", entry.info.name));
+                recipe.train.validate().unwrap();
+                let method = entry.build(&recipe.method, &recipe.encoder, Device::Cpu).unwrap();
+                assert!(!method.views().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_hyperparameter_is_refused_by_name() {
+        let entry = find("simclr").unwrap();
+        let backbone = entry.recipe("fashion-mnist").unwrap().encoder;
+        let error = entry.build(&serde_json::json!({"temprature": 0.1}), &backbone, Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("temprature"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_method_lists_those_there_are() {
+        let message = find("simclrr").unwrap_err().to_string();
+        assert!(message.contains("rotation, simclr") && message.ends_with("got simclrr"), "{message}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Rotation prediction (RotNet): by which quarter turn has an image been rotated?
+//!
+//! Source: Gidaris, Singh, Komodakis, 2018: <https://arxiv.org/abs/1803.07728>; all four rotations of an image are
+//! in the batch, as in the official code (`gidariss/FeatureLearningRotNet`).
+use super::{Definition, Info, VisionMethod};
+use crate::augment::Augment;
+use crate::backbones::{Backbone, ResNet, ResNetConfig, probe_features};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ssl_core::nn::{Linear, Module};
+use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views, dims4, no_grad};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Reduction, Tensor};
+
+/// Rotation prediction's hyperparameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The random view that is then rotated by 0, 90, 180 and 270 degrees.
+    pub augment: Augment,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { augment: Augment::crop_and_flip(224) }
+    }
+}
+
+/// An encoder and a classifier of four rotations.
+#[derive(Debug)]
+pub struct Rotation {
+    vars: VarStore,
+    encoder: ResNet,
+    classifier: Linear,
+    config: Config,
+}
+
+impl Definition for Rotation {
+    const INFO: Info = Info {
+        name: "rotation",
+        summary: "predict by which quarter turn an image was rotated",
+        paper: "Gidaris, Singh, Komodakis",
+        year: 2018,
+        kind: "pretext",
+        url: "https://arxiv.org/abs/1803.07728",
+    };
+
+    type Config = Config;
+
+    fn new(config: Config, backbone: &ResNetConfig, device: Device) -> Result<Self> {
+        config.augment.validate()?;
+        let vars = VarStore::new(device);
+        let encoder = ResNet::new(&(vars.root() / "encoder"), backbone)?;
+        let classifier = Linear::new(&(vars.root() / "classifier"), encoder.dim(), 4)?;
+        Ok(Rotation { vars, encoder, classifier, config })
+    }
+}
+
+impl Rotation {
+    /// Cross entropy and accuracy over the four rotations of every image.
+    fn predict(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [x] = views.as_slice() else {
+            return Err(Error::config("views", format!("rotation takes one, got {}", views.len())));
+        };
+        let (rotated, target) = four_rotations(x)?;
+        let logits = self.classifier.forward(&self.encoder.forward(&rotated, mode)?, mode)?.f_to_kind(Kind::Float)?;
+        let loss = Precision::Fp32.scope(x.device(), || {
+            Ok(logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Mean, -100, 0.)?)
+        })?;
+        let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&target)?;
+        Ok((loss, hits.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?))
+    }
+}
+
+/// Every image by 0, 90, 180 and 270 degrees counter-clockwise, and the number of quarter turns.
+///
+/// # Shapes
+/// `x`: `[B, C, S, S]`; returns `[4B, C, S, S]`, all images by 0 first, and `[4B]`.
+fn four_rotations(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (n, _, height, width) = dims4(x, "images", "[B, C, S, S]")?;
+    if height != width {
+        let (what, expected) = ("images".into(), "[B, C, S, S], square".into());
+        return Err(Error::Shape { what, expected, got: x.size() });
+    }
+    let turned = (0..4).map(|k| x.f_rot90(k, [2, 3])).collect::<Result<Vec<_>, _>>()?;
+    let target = Tensor::f_arange(4, (Kind::Int64, x.device()))?.f_repeat_interleave_self_int(n, None, None)?;
+    Ok((Tensor::f_cat(&turned, 0)?, target))
+}
+
+impl Method for Rotation {
+    type Batch = Views;
+    type Input = Tensor;
+
+    fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
+        let (loss, accuracy) = self.predict(batch, Mode::Train)?;
+        Output::new(loss).with("accuracy", &accuracy)
+    }
+
+    fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.encoder.forward(input, mode)
+    }
+
+    fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+    }
+
+    fn validate(&self, batch: &Views) -> Result<Vec<(&'static str, Tensor)>> {
+        let (loss, accuracy) = no_grad(|| self.predict(batch, Mode::Eval))?;
+        Ok(vec![("loss", loss), ("accuracy", accuracy)])
+    }
+
+    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
+        vec![("student", &self.vars)]
+    }
+}
+
+impl VisionMethod for Rotation {
+    fn views(&self) -> Vec<Augment> {
+        vec![self.config.augment.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbones::{Arch, Stem};
+    use ssl_core::check_method;
+
+    const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
+
+    fn pixels(n: i64, side: i64) -> Tensor {
+        Tensor::arange(n * side * side, (Kind::Float, Device::Cpu)).sin().view([n, 1, side, side])
+    }
+
+    #[test]
+    fn keeps_the_contract() {
+        let (x, scratch) = (pixels(8, 8), tempfile::tempdir().unwrap());
+        let build = || Rotation::new(Config::default(), &BACKBONE, Device::Cpu);
+        check_method(build, &Views(vec![x.shallow_clone()]), &x, scratch.path()).unwrap();
+    }
+
+    #[test]
+    fn images_turn_counter_clockwise_and_targets_count_the_turns() {
+        let x = Tensor::from_slice(&[1i64, 2, 3, 4, 5, 6, 7, 8]).view([2, 1, 2, 2]);
+        let (turned, target) = four_rotations(&x).unwrap();
+        assert_eq!(Vec::<i64>::try_from(&target).unwrap(), [0, 0, 1, 1, 2, 2, 3, 3]);
+        let rows: Vec<Vec<i64>> = (0..8).map(|i| Vec::try_from(turned.get(i).reshape(-1)).unwrap()).collect();
+        assert_eq!(rows[0], [1, 2, 3, 4]);
+        assert_eq!(rows[2], [2, 4, 1, 3]);
+        assert_eq!(rows[4], [4, 3, 2, 1]);
+        assert_eq!(rows[7], [7, 5, 8, 6]);
+    }
+
+    #[test]
+    fn an_untrained_classifier_of_equal_logits_has_the_loss_of_chance() {
+        let method = Rotation::new(Config::default(), &BACKBONE, Device::Cpu).unwrap();
+        for (name, mut tensor) in method.vars.variables() {
+            if name.starts_with("classifier") {
+                no_grad(|| tensor.fill_(0.));
+            }
+        }
+        let (loss, _) = method.predict(&Views(vec![pixels(4, 8)]), Mode::Eval).unwrap();
+        assert!((f64::try_from(loss).unwrap() - 4f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_image_that_is_not_square_is_an_error() {
+        let message = four_rotations(&Tensor::zeros([1, 1, 2, 3], (Kind::Float, Device::Cpu))).unwrap_err();
+        assert_eq!(message.to_string(), "images: expected [B, C, S, S], square, got [1, 1, 2, 3]");
+    }
+}

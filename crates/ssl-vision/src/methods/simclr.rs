@@ -1,0 +1,207 @@
+//! SimCLR: two views of an image are drawn together, away from every other image of the batch.
+//!
+//! Source: Chen et al., 2020: <https://arxiv.org/abs/2002.05709>; the projection head follows the official code
+//! (`google-research/simclr`, `model_util.py`), which normalizes its hidden layer over the batch.
+use super::{Definition, Info, VisionMethod};
+use crate::augment::Augment;
+use crate::backbones::{Backbone, ResNet, ResNetConfig, probe_features};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ssl_core::loss::nt_xent;
+use ssl_core::nn::{BatchNorm, Linear, Module};
+use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views, no_grad};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+/// SimCLR's hyperparameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Divides the similarities; small values weigh the hardest negatives most.
+    pub temperature: f64,
+    /// Hidden units of the projection head; 0 takes the encoder's dimension, as the paper.
+    pub hidden_dim: i64,
+    /// Dimension in which views are compared.
+    pub projection_dim: i64,
+    /// The random view; each image gives two.
+    pub augment: Augment,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { temperature: 0.1, hidden_dim: 0, projection_dim: 128, augment: Augment::simclr(224, 1.0) }
+    }
+}
+
+/// An encoder and a projection head that is thrown away after training.
+#[derive(Debug)]
+pub struct SimClr {
+    vars: VarStore,
+    encoder: ResNet,
+    hidden: Linear,
+    norm: BatchNorm,
+    output: Linear,
+    config: Config,
+}
+
+impl Definition for SimClr {
+    const INFO: Info = Info {
+        name: "simclr",
+        summary: "contrast two views of each image with the rest of the batch",
+        paper: "Chen, Kornblith, Norouzi, Hinton",
+        year: 2020,
+        kind: "contrastive",
+        url: "https://arxiv.org/abs/2002.05709",
+    };
+
+    type Config = Config;
+
+    fn new(config: Config, backbone: &ResNetConfig, device: Device) -> Result<Self> {
+        if !(config.temperature > 0. && config.temperature.is_finite()) {
+            let message = format!("expected a number above 0, got {}", config.temperature);
+            return Err(Error::config("temperature", message));
+        }
+        if config.hidden_dim < 0 || config.projection_dim < 1 {
+            let got = (config.hidden_dim, config.projection_dim);
+            return Err(Error::config("hidden_dim, projection_dim", format!("expected at least 0 and 1, got {got:?}")));
+        }
+        config.augment.validate()?;
+        let vars = VarStore::new(device);
+        let (encoder, head) = (ResNet::new(&(vars.root() / "encoder"), backbone)?, vars.root() / "projector");
+        let dim = encoder.dim();
+        let width = if config.hidden_dim == 0 { dim } else { config.hidden_dim };
+        Ok(SimClr {
+            encoder,
+            hidden: Linear::without_bias(&(&head / 0), dim, width)?,
+            norm: BatchNorm::new(&(&head / 1), width)?,
+            output: Linear::without_bias(&(&head / 3), width, config.projection_dim)?,
+            vars,
+            config,
+        })
+    }
+}
+
+impl SimClr {
+    /// Projections of the views, which pass the networks together, so that batch statistics are shared.
+    fn project(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [a, b] = views.as_slice() else {
+            return Err(Error::config("views", format!("SimCLR takes two, got {}", views.len())));
+        };
+        let h = self.encoder.forward(&Tensor::f_cat(&[a, b], 0)?, mode)?;
+        let h = self.norm.forward(&self.hidden.forward(&h, mode)?, mode)?.f_relu_()?;
+        let z = self.output.forward(&h, mode)?.f_to_kind(Kind::Float)?;
+        let n = a.size().first().copied().unwrap_or(0);
+        Ok((z.f_narrow(0, 0, n)?, z.f_narrow(0, n, n)?))
+    }
+
+    fn loss(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Precision::Fp32.scope(a.device(), || nt_xent(a, b, self.config.temperature))
+    }
+}
+
+impl Method for SimClr {
+    type Batch = Views;
+    type Input = Tensor;
+
+    fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
+        let (a, b) = self.project(batch, Mode::Train)?;
+        Ok(Output::new(self.loss(&a, &b)?))
+    }
+
+    fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.encoder.forward(input, mode)
+    }
+
+    fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+    }
+
+    fn validate(&self, batch: &Views) -> Result<Vec<(&'static str, Tensor)>> {
+        no_grad(|| {
+            let (a, b) = self.project(batch, Mode::Eval)?;
+            Ok(vec![("loss", self.loss(&a, &b)?), ("retrieval", retrieval(&a, &b)?)])
+        })
+    }
+
+    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
+        vec![("student", &self.vars)]
+    }
+}
+
+impl VisionMethod for SimClr {
+    fn views(&self) -> Vec<Augment> {
+        vec![self.config.augment.clone(), self.config.augment.clone()]
+    }
+}
+
+/// How often the nearest second view, of those in the batch, is the image's own; chance is one in the batch.
+fn retrieval(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let unit = ssl_core::nn::l2_normalize;
+    let nearest = unit(a)?.f_matmul(&unit(b)?.f_tr()?)?.f_argmax(-1, false)?;
+    let own = Tensor::f_arange(nearest.numel() as i64, (Kind::Int64, a.device()))?;
+    Ok(nearest.f_eq_tensor(&own)?.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbones::{Arch, Stem};
+    use ssl_core::check_method;
+
+    const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
+
+    fn build(config: Config) -> Result<SimClr> {
+        SimClr::new(config, &BACKBONE, Device::Cpu)
+    }
+
+    fn views(n: i64) -> Views {
+        let x = Tensor::arange(n * 64, (Kind::Float, Device::Cpu)).sin().view([n, 1, 8, 8]);
+        let noise = Tensor::arange(n * 64, (Kind::Float, Device::Cpu)).square().cos().view([n, 1, 8, 8]);
+        Views(vec![&x + 0.1 * &noise, x - 0.1 * noise])
+    }
+
+    #[test]
+    fn keeps_the_contract() {
+        let (batch, scratch) = (views(12), tempfile::tempdir().unwrap());
+        check_method(|| build(Config::default()), &batch, &batch.0[0], scratch.path()).unwrap();
+    }
+
+    #[test]
+    fn the_loss_is_that_of_the_paper_on_its_own_projections() {
+        let method = build(Config { temperature: 0.5, ..Config::default() }).unwrap();
+        let (a, b) = method.project(&views(5), Mode::Train).unwrap();
+        let loss = f64::try_from(method.loss(&a, &b).unwrap()).unwrap();
+        let z: Vec<Vec<f64>> = [a, b]
+            .iter()
+            .flat_map(|x| (0..5).map(|i| Vec::<f64>::try_from(x.get(i)).unwrap()).collect::<Vec<_>>())
+            .collect();
+        let similarity = |i: usize, j: usize| {
+            let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| p * q).sum::<f64>();
+            dot(&z[i], &z[j]) / (dot(&z[i], &z[i]) * dot(&z[j], &z[j])).sqrt() / 0.5
+        };
+        let one = |i: usize| {
+            let others: f64 = (0..10).filter(|&j| j != i).map(|j| similarity(i, j).exp()).sum();
+            others.ln() - similarity(i, (i + 5) % 10)
+        };
+        let slow = (0..10).map(one).sum::<f64>() / 10.;
+        assert!((loss - slow).abs() < 1e-5, "{loss} {slow}");
+    }
+
+    #[test]
+    fn equal_views_are_found_again() {
+        let method = build(Config::default()).unwrap();
+        let x = views(6).0.remove(0);
+        let found = method.validate(&Views(vec![x.shallow_clone(), x])).unwrap();
+        assert_eq!(f64::try_from(&found[1].1).unwrap(), 1.);
+    }
+
+    #[test]
+    fn one_view_or_a_temperature_of_zero_are_errors() {
+        let message = build(Config { temperature: 0., ..Config::default() }).unwrap_err().to_string();
+        assert_eq!(message, "temperature: expected a number above 0, got 0");
+        let mut method = build(Config::default()).unwrap();
+        let one = Views(views(4).0.into_iter().take(1).collect());
+        let message = method.step(&one, Step { index: 0, total: 1 }).unwrap_err().to_string();
+        assert_eq!(message, "views: SimCLR takes two, got 1");
+    }
+}

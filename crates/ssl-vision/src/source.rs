@@ -1,0 +1,256 @@
+//! Batches of random views of a data set, made on all threads, the same whatever their number.
+//!
+//! ```
+//! use ssl_vision::{Augment, ImageArray, ViewSource};
+//! use std::sync::Arc;
+//! let images = ImageArray::new(8, 8, 1, (0..640).map(|i| (i % 251) as u8).collect())?;
+//! let views = vec![Augment::simclr(8, 0.5).normalized(&[0.5], &[0.25]); 2];
+//! let source = ViewSource::new(Arc::new(images), views, 4, 0)?;
+//! assert_eq!(source.batches_per_epoch(), 2);
+//! let batch = source.views(0, 1)?;
+//! assert_eq!(batch.0[0].size(), [4, 1, 8, 8]);
+//! # Ok::<(), ssl_core::Error>(())
+//! ```
+use crate::augment::shuffle;
+use crate::{Augment, Augmenter, Clean, ImageDataset, Scratch};
+use rayon::prelude::*;
+use ssl_core::{Error, Result, Source, Views};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+use tch::{Device, Kind, Tensor};
+
+/// The streams of random numbers that one seed feeds.
+const ORDER: u64 = 1;
+const VIEW: u64 = 2;
+/// Orders that are kept: batches that are prepared ahead may already belong to the next epoch.
+const KEPT: usize = 2;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Batches of views by position: a pure function of the seed, the epoch and the index.
+#[derive(Debug)]
+pub struct ViewSource {
+    dataset: Arc<dyn ImageDataset>,
+    views: Vec<Augmenter>,
+    batch_size: usize,
+    seed: u64,
+    clean: Clean,
+    orders: Mutex<Vec<(u64, Arc<Vec<usize>>)>>,
+    blocks: Mutex<Vec<Vec<f32>>>,
+}
+
+impl ViewSource {
+    /// One view per element of `views` of each image; images are clean by the first view's size and
+    /// normalization.
+    ///
+    /// # Errors
+    /// `Error::Config` when there is no view, a view is out of range, or the batch size is 0 or larger than the
+    /// data.
+    pub fn new(
+        dataset: Arc<dyn ImageDataset>,
+        views: Vec<Augment>,
+        batch_size: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let first = views.first().ok_or_else(|| Error::config("views", "expected at least one, got none"))?;
+        if batch_size == 0 {
+            return Err(Error::config("batch size", "expected at least 1, got 0"));
+        }
+        if batch_size > dataset.len() {
+            return Err(Error::config(
+                format!("batch size {batch_size}"),
+                format!("is larger than the data ({} images): lower --batch-size", dataset.len()),
+            ));
+        }
+        let clean = Clean::of(first);
+        let channels = dataset.channels();
+        let views = views.into_iter().map(|view| Augmenter::new(view, channels)).collect::<Result<_>>()?;
+        let (orders, blocks) = Default::default();
+        Ok(ViewSource { dataset, views, batch_size, seed, clean, orders, blocks })
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &Arc<dyn ImageDataset> {
+        &self.dataset
+    }
+
+    /// Examples in a batch.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Whole batches of one pass over the data; what is left over is dropped.
+    pub fn batches_per_epoch(&self) -> u64 {
+        (self.dataset.len() / self.batch_size) as u64
+    }
+
+    /// The examples of a batch.
+    ///
+    /// # Errors
+    /// `Error::Config` when the epoch has no such batch.
+    pub fn indices(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
+        let order = self.order(epoch);
+        let batch = usize::try_from(index).ok().and_then(|i| order.chunks_exact(self.batch_size).nth(i));
+        batch.map(<[usize]>::to_vec).ok_or_else(|| {
+            Error::config("batch", format!("expected less than {}, got {index}", self.batches_per_epoch()))
+        })
+    }
+
+    /// The views of a batch, each `[B, C, H, W]` with channels-last strides.
+    ///
+    /// # Errors
+    /// `Error::Config` when the epoch has no such batch; what the data set says of an image it cannot read.
+    pub fn views(&self, epoch: u64, index: u64) -> Result<Views> {
+        let indices = self.indices(epoch, index)?;
+        let mut blocks: Vec<Vec<f32>> =
+            self.views.iter().map(|view| self.block(view.len() * indices.len())).collect();
+        let mut slots: Vec<Vec<&mut [f32]>> = indices.iter().map(|_| Vec::new()).collect();
+        for (block, view) in blocks.iter_mut().zip(&self.views) {
+            for (slot, part) in slots.iter_mut().zip(block.chunks_exact_mut(view.len())) {
+                slot.push(part);
+            }
+        }
+        slots.into_par_iter().zip(&indices).try_for_each(|(slot, &i)| self.render(epoch, i, slot))?;
+        let tensors = blocks.iter().zip(&self.views).map(|(block, view)| {
+            let (size, channels) = (view.config().size as i64, view.output_channels() as i64);
+            to_tensor(block, [indices.len() as i64, size, size, channels])
+        });
+        let tensors = tensors.collect::<Result<_>>()?;
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks);
+        Ok(Views(tensors))
+    }
+
+    /// Images without augmentation, `[B, C, H, W]`; see [`Clean`].
+    ///
+    /// # Errors
+    /// What [`Clean::batch`] says.
+    pub fn clean(&self, indices: &[usize]) -> Result<Tensor> {
+        self.clean.batch(&*self.dataset, indices)
+    }
+
+    /// All views of one example, each into its slot.
+    fn render(&self, epoch: u64, index: usize, slots: Vec<&mut [f32]>) -> Result<()> {
+        let image = self.dataset.image(index)?;
+        SCRATCH.with_borrow_mut(|scratch| {
+            for (n, (view, slot)) in self.views.iter().zip(slots).enumerate() {
+                let mut rng = ssl_core::rng(self.seed, &[VIEW, epoch, index as u64, n as u64]);
+                view.apply(&image, &mut rng, scratch, slot)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The order of the examples in an epoch.
+    fn order(&self, epoch: u64) -> Arc<Vec<usize>> {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, order)) = orders.iter().find(|(of, _)| *of == epoch) {
+            return Arc::clone(order);
+        }
+        let mut order: Vec<usize> = (0..self.dataset.len()).collect();
+        shuffle(&mut ssl_core::rng(self.seed, &[ORDER, epoch]), &mut order);
+        let order = Arc::new(order);
+        if orders.len() == KEPT {
+            orders.remove(0);
+        }
+        orders.push((epoch, Arc::clone(&order)));
+        order
+    }
+
+    /// A block of `length` numbers, from an earlier batch where there is one.
+    fn block(&self, length: usize) -> Vec<f32> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = blocks.iter().position(|block| block.len() == length);
+        let block = fitting.map(|at| blocks.swap_remove(at));
+        block.unwrap_or_else(|| vec![0.0; length])
+    }
+}
+
+impl Source for ViewSource {
+    type Batch = Views;
+
+    fn batches_per_epoch(&self) -> u64 {
+        ViewSource::batches_per_epoch(self)
+    }
+
+    fn batch(&self, epoch: u64, index: u64) -> Result<Views> {
+        self.views(epoch, index)
+    }
+}
+
+/// Numbers that libtorch fills and copies on one thread.
+const PIECE: usize = 32_000;
+
+/// A channels-last block `[B, H, W, C]` as a tensor `[B, C, H, W]` with channels-last strides.
+///
+/// Copied piece by piece: from 32,768 numbers on, libtorch makes the copy a parallel region, whose threads wait
+/// for one another by spinning and take the cores from those that make the views. On two busy cores that made a
+/// batch eight times as slow.
+pub(crate) fn to_tensor(block: &[f32], shape: [i64; 4]) -> Result<Tensor> {
+    let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    let flat = tensor.f_view(-1)?;
+    for (piece, start) in block.chunks(PIECE).zip((0..).step_by(PIECE)) {
+        flat.f_narrow(0, start, piece.len() as i64)?.f_copy_(&Tensor::f_from_slice(piece)?)?;
+    }
+    Ok(tensor.f_permute([0, 3, 1, 2])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ImageArray;
+
+    fn source(batch_size: usize, seed: u64) -> Result<ViewSource> {
+        let data = (0..20 * 12 * 10 * 3).map(|i| (i * 7919 % 253) as u8).collect();
+        let images = ImageArray::new(12, 10, 3, data).unwrap();
+        let views = vec![Augment::simclr(8, 0.5), Augment::crop_and_flip(6)];
+        ViewSource::new(Arc::new(images), views, batch_size, seed)
+    }
+
+    fn bytes(views: &Views) -> Vec<f32> {
+        views.0.iter().flat_map(|view| Vec::<f32>::try_from(view.flatten(0, -1)).unwrap()).collect()
+    }
+
+    #[test]
+    fn batches_depend_on_seed_epoch_and_index_and_not_on_threads_or_calls() {
+        let first = bytes(&source(6, 1).unwrap().views(2, 1).unwrap());
+        let again = source(6, 1).unwrap();
+        for epoch in [0, 5, 2] {
+            again.views(epoch, 0).unwrap();
+        }
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| bytes(&again.views(2, 1).unwrap())), first);
+        }
+        assert_ne!(bytes(&again.views(3, 1).unwrap()), first);
+        assert_ne!(bytes(&again.views(2, 0).unwrap()), first);
+        assert_ne!(bytes(&source(6, 2).unwrap().views(2, 1).unwrap()), first);
+    }
+
+    #[test]
+    fn an_epoch_shows_each_example_at_most_once_and_drops_the_rest() {
+        let source = source(6, 0).unwrap();
+        assert_eq!(source.batches_per_epoch(), 3);
+        let mut seen: Vec<usize> = (0..3).flat_map(|i| source.indices(4, i).unwrap()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 18);
+        assert!(source.views(4, 3).unwrap_err().to_string().contains("expected less than 3, got 3"));
+    }
+
+    #[test]
+    fn views_are_channels_last_and_may_differ_in_size() {
+        let views = source(4, 0).unwrap().views(0, 0).unwrap();
+        assert_eq!(views.0[0].size(), [4, 3, 8, 8]);
+        assert_eq!(views.0[1].size(), [4, 3, 6, 6]);
+        assert_eq!(views.0[0].stride(), [192, 1, 24, 3]);
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_data_says_what_to_do() {
+        let message = source(21, 0).unwrap_err().to_string();
+        assert_eq!(message, "batch size 21: is larger than the data (20 images): lower --batch-size");
+        assert!(source(0, 0).is_err());
+    }
+}

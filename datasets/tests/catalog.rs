@@ -1,0 +1,104 @@
+//! The catalog that is part of the crate.
+
+use ssl_datasets::{Catalog, Content, Error, Format, Source};
+
+#[test]
+fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
+    let catalog = Catalog::builtin().unwrap();
+    let names: Vec<&str> = catalog.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["fashion-mnist", "cifar10", "cifar100", "cifar10-jpeg", "kmnist", "stl10", "imagenette", "eurosat"]
+    );
+    for dataset in &catalog {
+        let name = &dataset.name;
+        assert!(dataset.license.is_some() || dataset.license_note.is_some(), "{name}: licence");
+        assert!(dataset.citation.is_some() && dataset.homepage.is_some(), "{name}: citation and page");
+        assert!(!dataset.classes.is_empty() && !dataset.splits.is_empty(), "{name}: classes and splits");
+        assert!(dataset.is_verifiable(), "{name}: a hash vouches for each artifact");
+        let downloads: Option<u64> = dataset.artifacts.iter().map(|a| a.download_bytes).sum();
+        assert_eq!(dataset.bytes, downloads, "{name}: the size is that of its artifacts");
+        for source in &dataset.sources {
+            if let Source::Url { base } = source {
+                assert!(base.starts_with("http") && !base.ends_with('/'), "{name}: {base}");
+            }
+        }
+    }
+}
+
+#[test]
+fn idx_sizes_follow_from_the_counts_of_examples() {
+    for dataset in Catalog::builtin().unwrap().iter().filter(|d| d.format == Format::Idx) {
+        for split in &dataset.splits {
+            let shape = dataset.image.unwrap();
+            let pixels = u64::from(shape.channels * shape.height * shape.width);
+            let expected = [16 + split.examples * pixels, 8 + split.examples];
+            for (file, expected) in split.files.iter().zip(expected) {
+                let bytes = dataset.artifacts.iter().find_map(|a| match &a.content {
+                    Content::File { path, bytes, .. } if path == file => Some(*bytes),
+                    _ => None,
+                });
+                assert_eq!(bytes, Some(expected), "{} {file}", dataset.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn archives_may_hold_what_their_splits_need() {
+    for dataset in &Catalog::builtin().unwrap() {
+        let Some(shape) = dataset.image else { continue };
+        let pixels = u64::from(shape.channels * shape.height * shape.width);
+        let examples: u64 = dataset.splits.iter().map(|s| s.examples).sum();
+        for artifact in &dataset.artifacts {
+            if let Content::Archive { max_bytes, max_entries, .. } = artifact.content {
+                if dataset.format == Format::ImageFolder {
+                    assert!(max_entries >= examples, "{}", dataset.name);
+                } else {
+                    assert!(max_bytes >= examples * pixels, "{}", dataset.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_name_suggests_the_nearest() {
+    let catalog = Catalog::builtin().unwrap();
+    for (wrong, right) in [
+        ("fashon-mnist", "fashion-mnist"),
+        ("CIFAR_10", "cifar10"),
+        ("KMNIST", "kmnist"),
+        ("stl-10", "stl10"),
+    ] {
+        match catalog.get(wrong) {
+            Err(Error::UnknownDataset { nearest, .. }) => {
+                assert_eq!(nearest.as_deref(), Some(right), "{wrong}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let message = catalog.get("zzz").unwrap_err().to_string();
+    assert!(!message.contains("did you mean") && message.contains("cargo xtask data list"), "{message}");
+}
+
+#[test]
+fn a_malformed_catalog_file_is_named() {
+    let good = include_str!("../catalog/cifar10.json");
+    for (wrong, right) in [
+        ("\"name\": \"cifar10\"", "\"name\": \"../cifar10\""),
+        ("\"packing\": \"tar.gz\"", "\"packing\": \"gz\""),
+        ("c4a38c50", "C4A38C50"),
+        ("\"remote\": \"cifar-10-binary.tar.gz\"", "\"remote\": \"../x\""),
+        ("cifar-10-batches-bin/test_batch.bin", "/etc/passwd"),
+        ("\"title\"", "\"titel\""),
+        ("0.4914,", ""),
+    ] {
+        let bad = good.replace(wrong, right);
+        assert_ne!(bad, good, "{wrong} occurs");
+        let message = Catalog::from_json([("x.json", bad.as_str())]).unwrap_err().to_string();
+        assert!(message.starts_with("catalog file x.json: "), "{message}");
+    }
+    let twice = Catalog::from_json([("a.json", good), ("b.json", good)]).unwrap_err().to_string();
+    assert!(twice.contains("b.json"), "{twice}");
+}

@@ -1,0 +1,125 @@
+//! The images of a run: training and test set, clean examples, held-out batches, pictures.
+use anyhow::{Result, ensure};
+use ssl_core::checkpoint::write_atomically;
+use ssl_core::{Source, Views};
+use ssl_examples::{Examples, RunDir};
+use ssl_vision::readers::{Options, Split, open};
+use ssl_vision::{Augment, Clean, ImageDataset, Recipe, Subset, ViewSource, grid_png};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+/// Side of the raw images that serve as a floor, in pixels.
+const RAW: usize = 32;
+
+/// A training set, and a test set where the data has one.
+#[derive(Debug)]
+pub(crate) struct Images {
+    train: Arc<dyn ImageDataset>,
+    test: Option<Arc<dyn ImageDataset>>,
+}
+
+impl Images {
+    /// Opens what lies at `path`; `limit` keeps a random part of the training set.
+    pub(crate) fn open(
+        path: &Path,
+        limit: Option<usize>,
+        seed: u64,
+        max_bad: f64,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        let options = Options { max_bad, ..Options::default() };
+        let train = open(path, Split::Train, &options)?;
+        for bad in train.skipped() {
+            say(&format!("skipped: {bad}"));
+        }
+        let test = open(path, Split::Test, &options).ok();
+        let train: Arc<dyn ImageDataset> = match limit {
+            Some(0) => anyhow::bail!("--limit: expected at least 1, got 0"),
+            Some(n) if n < train.len() => Arc::new(Subset::random(train, n, seed)?),
+            _ => train,
+        };
+        Ok(Images { train, test })
+    }
+
+    pub(crate) fn train(&self) -> Arc<dyn ImageDataset> {
+        Arc::clone(&self.train)
+    }
+
+    pub(crate) fn train_len(&self) -> usize {
+        self.train.len()
+    }
+
+    /// Fits a recipe made for other images: as many channels as the images have, or as the normalization makes.
+    pub(crate) fn adapt(&self, recipe: &mut Recipe) -> Result<()> {
+        let (have, want) = (self.train.channels(), recipe.pixels.mean.len());
+        if have > 1 && want == 1 {
+            recipe.pixels.mean = vec![recipe.pixels.mean.first().copied().unwrap_or(0.5); have];
+            recipe.pixels.std = vec![recipe.pixels.std.first().copied().unwrap_or(0.5); have];
+        }
+        ensure!(
+            have == 1 || have == recipe.pixels.mean.len(),
+            "the images have {have} channels, the recipe normalizes {want}"
+        );
+        recipe.encoder.channels = recipe.pixels.mean.len() as i64;
+        Ok(())
+    }
+
+    /// Batches of test images for the pretext task, or of training images where there is no test set.
+    pub(crate) fn held_out(&self, views: Vec<Augment>, n: usize, seed: u64) -> Result<Vec<Views>> {
+        let set = self.test.as_ref().unwrap_or(&self.train);
+        let n = n.min(set.len());
+        if n == 0 {
+            return Ok(Vec::new());
+        }
+        let batch = n.min(250);
+        let source = ViewSource::new(Arc::clone(set), views, batch, seed)?;
+        Ok((0..(n / batch) as u64).map(|index| source.batch(0, index)).collect::<ssl_core::Result<_>>()?)
+    }
+
+    pub(crate) fn train_examples(&self, clean: &Clean) -> CleanImages {
+        CleanImages { images: self.train(), clean: clean.clone() }
+    }
+
+    pub(crate) fn test_examples(&self, clean: &Clean) -> Option<CleanImages> {
+        self.test.as_ref().map(|test| CleanImages { images: Arc::clone(test), clean: clean.clone() })
+    }
+}
+
+/// Images without augmentation, as the encoder takes them.
+#[derive(Debug)]
+pub(crate) struct CleanImages {
+    images: Arc<dyn ImageDataset>,
+    clean: Clean,
+}
+
+impl Examples<Tensor> for CleanImages {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn inputs(&self, range: Range<usize>) -> ssl_core::Result<Tensor> {
+        self.clean.batch(self.images.as_ref(), &range.collect::<Vec<_>>())
+    }
+
+    /// Pixels of full scale 1, of large images a small copy. The channels vary last, as in a file.
+    fn raw(&self, range: Range<usize>) -> ssl_core::Result<Tensor> {
+        let channels = self.images.channels();
+        let clean =
+            Clean { size: self.clean.size.min(RAW), mean: vec![0.; channels], std: vec![1.; channels] };
+        let x = clean.batch(self.images.as_ref(), &range.collect::<Vec<_>>())?;
+        Ok(x.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
+    }
+
+    fn labels(&self) -> Option<Vec<i64>> {
+        (0..self.images.len()).map(|i| self.images.label(i)).collect()
+    }
+}
+
+/// Writes `views.png`: what the method saw of the first images, one row per view.
+pub(crate) fn write_pictures(dir: &RunDir, source: &ViewSource, clean: &Clean) -> Result<()> {
+    let Views(views) = source.batch(0, 0)?;
+    let png = grid_png(&views, 12, &clean.mean, &clean.std)?;
+    Ok(write_atomically(&dir.file("views.png"), &png)?)
+}

@@ -1,0 +1,245 @@
+//! Pretrains and evaluates a vision encoder: `vision <method> [flags]`, `vision list`.
+//!
+//! The last line on standard output is the summary of the run as JSON; everything else goes to standard error.
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "the example talks to a person")]
+
+mod data;
+
+use anyhow::{Context, Result};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use data::Images;
+use ssl_examples::{
+    CommonFlags, DynMethod, Experiment, INTERRUPTED, Machine, Outcome, Parts, RunConfig, RunDir,
+};
+use ssl_examples::{locate_data, method_flags, read_method_flags, stop_flag};
+use ssl_vision::backbones::{Arch, Stem};
+use ssl_vision::methods::{ALL, Entry, find};
+use ssl_vision::{Augment, Recipe, ViewSource};
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let matches = command().get_matches();
+    let result = match matches.subcommand() {
+        Some(("list", _)) => list(),
+        Some((name, flags)) => run(name, flags, began),
+        None => Ok(ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        eprintln!("error: {}", chain.join(": "));
+        ExitCode::FAILURE
+    })
+}
+
+fn command() -> Command {
+    let list = Command::new("list").about("Lists the methods");
+    let methods = ALL.iter().map(|entry| {
+        let info = entry.info;
+        let about = format!("{} ({}, {})", info.summary, info.paper, info.year);
+        let command = CommonFlags::augment_args(Command::new(info.name).about(about).after_help(info.url));
+        command
+            .args(vision_flags())
+            .args(entry.defaults().map(|d| method_flags(&entry.schema(), &d)).unwrap_or_default())
+    });
+    Command::new("vision")
+        .about("Pretrains a vision encoder without labels, and evaluates it")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(list)
+        .subcommands(methods)
+}
+
+fn vision_flags() -> [Arg; 5] {
+    [
+        Arg::new("encoder")
+            .long("encoder")
+            .value_name("NAME")
+            .value_parser(|name: &str| name.parse::<Arch>())
+            .help("resnet18, resnet34, resnet50, or resnet10_wN: one block a stage, N to 8N channels"),
+        Arg::new("stem")
+            .long("stem")
+            .value_parser(["imagenet", "cifar", "strided"])
+            .help("First layers: imagenet for 224 pixels, cifar for 32, strided for 28 to 64 in a hurry"),
+        Arg::new("image-size")
+            .long("image-size")
+            .value_name("PIXELS")
+            .value_parser(value_parser!(usize))
+            .help("Side of the images that are embedded"),
+        Arg::new("stages")
+            .long("stages")
+            .action(clap::ArgAction::SetTrue)
+            .help("Probes every stage of the encoder (always for rotation)"),
+        Arg::new("held-out")
+            .long("held-out")
+            .value_name("N")
+            .value_parser(value_parser!(usize))
+            .default_value("2000")
+            .help("Test images on which the pretext task itself is measured"),
+    ]
+}
+
+fn list() -> Result<ExitCode> {
+    println!("{:<12} {:<12} {:<5} {:<45} PAPER", "METHOD", "KIND", "YEAR", "WHAT IT LEARNS FROM");
+    for entry in ALL {
+        let info = entry.info;
+        println!("{:<12} {:<12} {:<5} {:<45} {}", info.name, info.kind, info.year, info.summary, info.url);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
+    let entry = find(name)?;
+    let flags = CommonFlags::from_arg_matches(matches)?;
+    let machine = Machine::prepare(&flags)?;
+    let run_name = format!("vision-{name}");
+    let resumed = flags.resume.as_deref().map(|which| RunDir::resume(which, &run_name)).transpose()?;
+    let saved = resumed.as_ref().map(RunDir::config).transpose()?;
+    let config = configure(entry, &flags, matches, saved.clone(), &machine)?;
+    let recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
+    let mut recipe = recipe;
+
+    let (_, path) = locate_data(&config.data)?;
+    let images =
+        Images::open(&path, config.limit, config.seed, flags.max_bad, &mut |line| eprintln!("{line}"))?;
+    images.adapt(&mut recipe)?;
+    let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
+    if let Some(saved) = saved.filter(|_| !flags.eval_only) {
+        config.same_run(&saved)?;
+    }
+    let build = || {
+        let method = entry.build(&recipe.method, &recipe.encoder, machine.device)?;
+        Ok(method as Box<DynMethod<_, _>>)
+    };
+    let views: Vec<Augment> = entry
+        .build(&recipe.method, &recipe.encoder, tch::Device::Cpu)?
+        .views()
+        .into_iter()
+        .map(|view| view.normalized(&recipe.pixels.mean, &recipe.pixels.std))
+        .collect();
+    let source = ViewSource::new(images.train(), views.clone(), recipe.train.batch_size, config.seed)?;
+    recipe.train.total_steps(source.batches_per_epoch())?;
+    let held_out = images.held_out(views, matches.get_one("held-out").copied().unwrap_or(0), config.seed)?;
+
+    let dir = match resumed {
+        Some(dir) => dir,
+        None => RunDir::create(flags.out.as_deref(), &run_name)?,
+    };
+    dir.write_json("config.json", &serde_json::to_value(&config)?)?;
+    if !flags.quiet {
+        eprintln!("{}", describe(&config, &recipe, &images, &dir));
+    }
+    let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
+    let parts = Parts {
+        build: &build,
+        source: &source,
+        held_out,
+        train: &train,
+        test: test.as_ref().map(|test| test as _),
+        config: recipe.train.clone(),
+        encoder: recipe.encoder.arch.to_string(),
+        preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
+        probe_stages: matches.get_flag("stages") || entry.info.kind == "pretext",
+    };
+    let experiment =
+        Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
+    match experiment.run(&parts)? {
+        Outcome::Finished(summary) => {
+            data::write_pictures(&dir, &source, &recipe.pixels)?;
+            println!("{summary}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Interrupted { next_step } => {
+            let dir = dir.path().display();
+            eprintln!("stopped before step {next_step}; go on with: vision {name} --resume {dir}");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The configuration: that of the run to resume, of `--config`, or the recipe's, with the flags over it.
+fn configure(
+    entry: &Entry,
+    flags: &CommonFlags,
+    matches: &ArgMatches,
+    saved: Option<RunConfig>,
+    machine: &Machine,
+) -> Result<RunConfig> {
+    let base = match (&saved, &flags.config) {
+        (Some(saved), _) => Some(saved.clone()),
+        (None, Some(file)) => Some(RunConfig::read(file)?),
+        (None, None) => None,
+    };
+    let data = flags
+        .data
+        .clone()
+        .or(base.as_ref().map(|b| b.data.clone()))
+        .unwrap_or_else(|| "fashion-mnist".into());
+    let mut config = match base {
+        Some(base) => RunConfig { data, ..base },
+        None => RunConfig {
+            version: String::new(),
+            modality: "vision".into(),
+            method: entry.info.name.into(),
+            recipe: serde_json::to_value(entry.recipe(&data)?)?,
+            data,
+            limit: None,
+            seed: 0,
+            device: String::new(),
+            precision: machine.precision,
+            threads: 0,
+        },
+    };
+    anyhow::ensure!(
+        config.method == entry.info.name && config.modality == "vision",
+        "the configuration is of {} {}, not of vision {}",
+        config.modality,
+        config.method,
+        entry.info.name
+    );
+    let (precision, threads) = (config.precision, config.threads);
+    config.apply(flags, machine);
+    if saved.is_some() {
+        // What is not asked for stays as the run had it.
+        if flags.precision == "auto" {
+            config.precision = precision;
+        }
+        if flags.threads.is_none() && threads > 0 {
+            config.threads = threads;
+            ssl_examples::set_threads(threads);
+        }
+    }
+    let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
+    flags.apply_to(&mut recipe.train)?;
+    if let Some(arch) = matches.get_one::<Arch>("encoder") {
+        recipe.encoder.arch = *arch;
+    }
+    if let Some(stem) = matches.get_one::<String>("stem") {
+        recipe.encoder.stem = serde_json::from_value::<Stem>(serde_json::json!(stem))?;
+    }
+    if let Some(size) = matches.get_one::<usize>("image-size") {
+        recipe.pixels.size = *size;
+    }
+    read_method_flags(matches, &entry.schema(), &entry.defaults()?, &mut recipe.method)?;
+    config.recipe = serde_json::to_value(&recipe)?;
+    Ok(config)
+}
+
+fn describe(config: &RunConfig, recipe: &Recipe, images: &Images, dir: &RunDir) -> String {
+    let train = &recipe.train;
+    let length = train.steps.map_or(format!("{} epochs", train.epochs), |steps| format!("{steps} steps"));
+    format!(
+        "{} on {}: {} images, {}, batch {}, {length}, {} in {:?} on {} threads; writing to {}",
+        config.method,
+        config.data,
+        images.train_len(),
+        recipe.encoder.arch,
+        train.batch_size,
+        config.device,
+        config.precision,
+        config.threads,
+        dir.path().display()
+    )
+}

@@ -1,0 +1,221 @@
+//! The table of results in the README, generated from the run summaries in `docs/results`.
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::fs;
+
+/// Where the table stands.
+pub(crate) const README: &str = "README.md";
+const BEGIN: &str = "<!-- methods:begin -->";
+const END: &str = "<!-- methods:end -->";
+const NOTHING: &str = "–";
+
+const HEAD: [&str; 14] = [
+    "method",
+    "data",
+    "encoder",
+    "samples seen",
+    "linear",
+    "kNN",
+    "10 labels per class",
+    "random encoder",
+    "raw input",
+    "majority",
+    "minutes",
+    "peak MiB",
+    "precision",
+    "machine",
+];
+
+/// Rewrites the table; says whether that changed anything.
+pub(crate) fn write(workspace: &Workspace) -> Result<bool> {
+    let path = workspace.path(README);
+    let old = fs::read_to_string(&path).with_context(|| format!("cannot read {README}"))?;
+    let new = splice(&old, &table(&summaries(workspace)?))?;
+    if new == old {
+        return Ok(false);
+    }
+    fs::write(&path, new).with_context(|| format!("cannot write {README}"))?;
+    Ok(true)
+}
+
+/// Fails if the table is not what the summaries give.
+pub(crate) fn check(workspace: &Workspace) -> Result<()> {
+    let old = fs::read_to_string(workspace.path(README)).with_context(|| format!("cannot read {README}"))?;
+    if splice(&old, &table(&summaries(workspace)?))? != old {
+        bail!("the table of results is not what docs/results gives; `cargo xtask doc --tables` renews it");
+    }
+    Ok(())
+}
+
+/// The committed summaries, ordered by modality, data, method and file.
+fn summaries(workspace: &Workspace) -> Result<Vec<Value>> {
+    let Ok(entries) = fs::read_dir(workspace.path("docs/results")) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for path in
+        entries.flatten().map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "json"))
+    {
+        let text = fs::read_to_string(&path)?;
+        let summary: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is no run summary", path.display()))?;
+        let key = ["modality", "dataset", "method"].map(|field| word(&summary, &[field]));
+        found.push((key, path, summary));
+    }
+    found.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    Ok(found.into_iter().map(|(_, _, summary)| summary).collect())
+}
+
+fn table(summaries: &[Value]) -> String {
+    if summaries.is_empty() {
+        return "No results are committed yet.\n".into();
+    }
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let rule = HEAD.map(|_| "---".to_string());
+    let head = HEAD.map(String::from);
+    let rows = summaries.iter().map(|summary| line(&row(summary)));
+    format!(
+        "{}{}{}\nThe floors are linear / kNN / 10 labels per class; of the random encoders the strongest counts.\n",
+        line(&head),
+        line(&rule),
+        rows.collect::<String>()
+    )
+}
+
+fn row(summary: &Value) -> [String; HEAD.len()] {
+    let eval = |name: &str| share(number(summary, &["eval", name]));
+    let seconds: f64 = ["train", "eval"].iter().filter_map(|part| number(summary, &["seconds", part])).sum();
+    let peak = number(summary, &["peak_rss_mib"]);
+    [
+        word(summary, &["method"]),
+        word(summary, &["dataset"]),
+        word(summary, &["encoder"]),
+        seen(summary),
+        eval("linear"),
+        eval("knn"),
+        eval("few_shot_10"),
+        floor(summary, "random_init"),
+        floor(summary, "raw"),
+        share(number(summary, &["floors", "majority"])),
+        if seconds > 0.0 { format!("{:.1}", seconds / 60.0) } else { NOTHING.into() },
+        peak.map_or(NOTHING.into(), |mib| format!("{mib:.0}")),
+        word(summary, &["precision"]),
+        word(summary, &["machine"]),
+    ]
+}
+
+fn seen(summary: &Value) -> String {
+    let samples = number(summary, &["samples"]).map(|samples| thousands(samples as u64));
+    let steps = number(summary, &["steps"]).map(|steps| thousands(steps as u64));
+    match (samples, steps) {
+        (Some(samples), Some(steps)) => format!("{samples} in {steps} steps"),
+        (Some(samples), None) => samples,
+        _ => NOTHING.into(),
+    }
+}
+
+/// Linear / kNN / ten labels of the floor whose name starts with `kind`: the strongest, number by number.
+fn floor(summary: &Value, kind: &str) -> String {
+    let Some(floors) = summary.get("floors").and_then(Value::as_object) else { return NOTHING.into() };
+    let of_kind: Vec<&Value> =
+        floors.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, floor)| floor).collect();
+    let best = ["linear", "knn", "few_shot_10"].map(|name| {
+        let values = of_kind.iter().filter_map(|floor| number(floor, &[name]));
+        share(values.max_by(f64::total_cmp))
+    });
+    if best.iter().all(|cell| cell == NOTHING) { NOTHING.into() } else { best.join(" / ") }
+}
+
+fn at<'a>(summary: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(summary, |value, name| value.get(name))
+}
+
+/// A number, or the mean of `{"mean": .., "deviation": ..}`.
+fn number(summary: &Value, path: &[&str]) -> Option<f64> {
+    let value = at(summary, path)?;
+    value.as_f64().or_else(|| value.get("mean")?.as_f64())
+}
+
+fn word(summary: &Value, path: &[&str]) -> String {
+    at(summary, path).and_then(Value::as_str).unwrap_or(NOTHING).replace('|', "/")
+}
+
+/// ".871" of 0.871.
+fn share(value: Option<f64>) -> String {
+    let Some(value) = value else { return NOTHING.into() };
+    let text = format!("{value:.3}");
+    text.strip_prefix('0').map_or(text.clone(), String::from)
+}
+
+fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `text` with `table` between the two marks.
+fn splice(text: &str, table: &str) -> Result<String> {
+    let parts = text
+        .split_once(BEGIN)
+        .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));
+    let Some((before, after)) = parts else { bail!("no place for the table of results: {BEGIN} ... {END}") };
+    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Value {
+        serde_json::json!({
+            "modality": "vision", "method": "simclr", "dataset": "fashion-mnist", "encoder": "resnet-mini",
+            "precision": "bf16", "steps": 1234, "samples": 316_000, "peak_rss_mib": 1730.4,
+            "seconds": {"setup": 9.0, "train": 250.0, "eval": 50.0},
+            "eval": {"knn": 0.805, "linear": 0.8714, "few_shot_10": {"mean": 0.72, "deviation": 0.01}},
+            "floors": {
+                "random_init": {"knn": 0.702, "linear": 0.8, "few_shot_10": 0.548},
+                "random_init_recalibrated": {"knn": 0.71, "linear": 0.79},
+                "raw": {"knn": 0.789, "linear": 0.843}, "majority": 0.1
+            }
+        })
+    }
+
+    #[test]
+    fn a_row_says_everything_and_takes_the_strongest_random_floor() {
+        let row = row(&summary());
+        assert_eq!(
+            row.join("; "),
+            "simclr; fashion-mnist; resnet-mini; 316,000 in 1,234 steps; .871; .805; .720; .800 / .710 / .548; \
+             .843 / .789 / –; .100; 5.0; 1730; bf16; –"
+        );
+    }
+
+    #[test]
+    fn a_table_that_is_behind_the_results_is_found_and_renewed() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let workspace = Workspace::at(dir.path());
+        fs::create_dir_all(workspace.path("docs/results"))?;
+        fs::write(workspace.path(README), format!("# A\n{BEGIN}\nold\n{END}\nrest\n"))?;
+        fs::write(workspace.path("docs/results/a.json"), summary().to_string())?;
+        assert!(check(&workspace).unwrap_err().to_string().contains("doc --tables"));
+        assert!(write(&workspace)?);
+        check(&workspace)?;
+        assert!(!write(&workspace)?);
+        let text = fs::read_to_string(workspace.path(README))?;
+        assert!(
+            text.starts_with("# A\n") && text.ends_with("\nrest\n") && text.contains("| simclr |"),
+            "{text}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_readme_without_a_place_for_the_table_is_an_error() {
+        assert!(splice("# A\n", "t").unwrap_err().to_string().contains("methods:begin"));
+    }
+}
