@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::unpack::relative_path;
+use crate::path::relative_path;
 
 /// The catalog files that are part of this crate.
 const BUILTIN: [(&str, &str); 8] = [

@@ -15,7 +15,7 @@ pub struct SourceFailure {
     pub reason: String,
 }
 
-/// What can go wrong with a catalog or a store.
+/// What can go wrong with a catalog or a store. The message leaves out what `source()` says.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -115,7 +115,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The operating system refused to read or write.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -9,11 +9,12 @@ use crate::catalog::{Artifact, Content, Dataset, Packing, Source};
 use crate::download::Download;
 use crate::error::{Error, Result, SourceFailure};
 use crate::hash::{Digested, hash_file, write_hashed};
+use crate::inflate::{corrupt, open_inflated};
 use crate::manifest::{Entry, Manifest};
 use crate::package::Package;
 use crate::progress::{Action, Progress};
 use crate::store::FetchOptions;
-use crate::unpack::{Limits, Unpack, corrupt, open_inflated};
+use crate::unpack::{Limits, Unpack};
 
 /// A fetch at work.
 pub(crate) struct Fetch<'a> {
@@ -54,9 +55,9 @@ impl Fetch<'_> {
         fs::create_dir_all(&tree).map_err(|e| Error::io(&tree, "create", e))?;
         let mut staged: Vec<Staged> = Vec::new();
         let mut failures = Failures::default();
+        let mut noted = 0;
         if let Some(mirror) = &self.options.mirror {
             staged.extend(self.take_from_mirror(mirror, &tree, &mut failures)?);
-            self.note_failures(Some(&failures.0));
         }
         for source in &self.dataset.sources {
             let pending: Vec<usize> =
@@ -68,12 +69,13 @@ impl Fetch<'_> {
                 failures.add(source.to_string(), "not tried: offline".to_owned());
                 continue;
             }
-            let known = failures.0.len();
+            // Of the last source's failure the error tells.
+            self.note_failures(failures.0.get(noted..));
+            noted = failures.0.len();
             staged.extend(match source {
                 Source::Url { base } => self.take_from_url(base, &pending, &tree, &mut failures)?,
                 _ => self.take_from_package(source, &pending, &tree, &mut failures)?,
             });
-            self.note_failures(failures.0.get(known..));
         }
         if staged.len() < self.dataset.artifacts.len() {
             return Err(self.no_source(failures));
@@ -119,6 +121,10 @@ impl Fetch<'_> {
     fn take_from_mirror(&self, mirror: &Path, tree: &Path, failures: &mut Failures) -> Result<Vec<Staged>> {
         let all: Vec<usize> = (0..self.dataset.artifacts.len()).collect();
         let source = format!("mirror {}", mirror.display());
+        if !mirror.is_dir() {
+            failures.add(source, "no such folder".to_owned());
+            return Ok(Vec::new());
+        }
         self.each(&source, &all, failures, |index, artifact| {
             let mut candidates = vec![(artifact.remote.as_str(), packing(artifact))];
             if let Content::File { path, .. } = &artifact.content {
@@ -398,6 +404,7 @@ impl Fetch<'_> {
         match error {
             Error::Http { message, unreachable: true, .. } => message.clone(),
             Error::Command { program, message } => format!("{program}: {message}"),
+            Error::Io { source, .. } => format!("{error}: {source}"),
             other => other.to_string().replace(&format!("{}/", self.work.display()), ""),
         }
     }

@@ -16,12 +16,15 @@
 //! ```
 
 mod catalog;
+mod deb;
 mod download;
 mod error;
 mod fetch;
 mod hash;
+mod inflate;
 mod manifest;
 mod package;
+mod path;
 mod progress;
 mod store;
 mod unpack;

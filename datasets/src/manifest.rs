@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::unpack::relative_path;
+use crate::path::relative_path;
 
 /// The manifest's file name in a data set's folder.
 pub(crate) const MANIFEST: &str = ".manifest.json";

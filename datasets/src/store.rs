@@ -164,6 +164,9 @@ impl Store {
         if self.is_plausible(dataset) {
             return Ok(folder);
         }
+        if self.is_present(dataset) {
+            progress.note(&format!("{}: files are missing or cut; it is fetched anew", dataset.name));
+        }
         let work = self.work(dataset);
         let fetch = Fetch { dataset, options, progress, work: &work };
         let published = fetch.run().and_then(|(tree, manifest)| {
@@ -174,7 +177,12 @@ impl Store {
         match published {
             Ok(()) => clear(&work)?,
             // A full disk needs the space back at once. What was downloaded stays for the next fetch.
-            Err(_) => ["tree", "package"].iter().try_for_each(|inner| clear(&work.join(inner)))?,
+            Err(_) => {
+                ["tree", "package"].iter().try_for_each(|inner| clear(&work.join(inner)))?;
+                for empty in [work.join("downloads"), work] {
+                    let _ = fs::remove_dir(empty); // Stays where anything is in it.
+                }
+            }
         }
         published.map(|()| folder)
     }

@@ -1,17 +1,15 @@
 //! Archives are unpacked here and nowhere else: no path outside, no links, no more than was declared.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
-
 use crate::catalog::Packing;
+use crate::deb;
 use crate::error::{Error, Result};
 use crate::hash::{Digested, write_hashed};
-
-/// The window that a decoder of xz or zstd may allocate, in bytes.
-const MAX_WINDOW: u64 = 256 << 20;
+use crate::inflate::{corrupt, open_inflated};
+use crate::path::{relative_path, slashes};
 
 /// What an archive may unpack to.
 #[derive(Debug, Clone, Copy)]
@@ -45,46 +43,6 @@ pub(crate) struct Unpack<'a> {
     pub(crate) advance: &'a dyn Fn(u64),
 }
 
-/// Checks that a path from outside stays within the folder it is joined to, and returns it without `.` and
-/// doubled slashes.
-pub(crate) fn relative_path(path: &str) -> Result<PathBuf, String> {
-    if path.starts_with('/') || path.contains(['\\', '\0', ':']) {
-        return Err(format!("expected a relative path with forward slashes, got `{}`", path.escape_debug()));
-    }
-    let mut clean = PathBuf::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => return Err(format!("expected a path that stays inside, got `{}`", path.escape_debug())),
-            part => clean.push(part),
-        }
-    }
-    if clean.as_os_str().is_empty() {
-        return Err("expected the path of a file, got an empty one".to_owned());
-    }
-    Ok(clean)
-}
-
-/// Opens a file and undoes the compression around it, not the tar or zip within.
-pub(crate) fn open_inflated(path: &Path, packing: Packing) -> Result<Box<dyn Read>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
-    inflate(Box::new(BufReader::new(file)), packing, path)
-}
-
-fn inflate(file: Box<dyn Read>, packing: Packing, path: &Path) -> Result<Box<dyn Read>> {
-    Ok(match packing {
-        Packing::Plain | Packing::Tar | Packing::Zip => file,
-        Packing::Gzip | Packing::TarGzip => Box::new(MultiGzDecoder::new(file)),
-        Packing::TarXz => {
-            Box::new(lzma_rust2::XzReader::new_mem_limit(file, true, (MAX_WINDOW / 1024) as u32))
-        }
-        Packing::TarZstd => Box::new(
-            ruzstd::decoding::StreamingDecoder::new_with_max_window_size(file, MAX_WINDOW)
-                .map_err(|e| corrupt(path, &e.to_string()))?,
-        ),
-    })
-}
-
 impl Unpack<'_> {
     /// Unpacks a tar or zip archive, and returns its files in the archive's order.
     pub(crate) fn run(&self) -> Result<Vec<Unpacked>> {
@@ -97,45 +55,9 @@ impl Unpack<'_> {
         }
     }
 
-    /// Unpacks a Debian package: an `ar` archive whose member `data.tar.*` holds the files.
+    /// Unpacks a Debian package.
     pub(crate) fn run_deb(&self) -> Result<Vec<Unpacked>> {
-        let mut file = File::open(self.archive).map_err(|e| Error::io(self.archive, "read", e))?;
-        let (packing, offset, bytes) = self.find_deb_data(&mut file)?;
-        file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(self.archive, "read", e))?;
-        let member = Box::new(BufReader::new(file).take(bytes));
-        self.untar(inflate(member, packing, self.archive)?)
-    }
-
-    /// Finds the member `data.tar.*`: its packing, offset and size.
-    fn find_deb_data(&self, file: &mut File) -> Result<(Packing, u64, u64)> {
-        let not_a_deb = || self.wrong("expected a Debian package with a member data.tar.*".to_owned());
-        let mut magic = [0; 8];
-        file.read_exact(&mut magic).map_err(|_| not_a_deb())?;
-        if &magic != b"!<arch>\n" {
-            return Err(not_a_deb());
-        }
-        let mut offset = 8;
-        loop {
-            // Header: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2.
-            let mut header = [0; 60];
-            file.read_exact(&mut header).map_err(|_| not_a_deb())?;
-            let field = |range| header.get(range).and_then(|b| std::str::from_utf8(b).ok()).map(str::trim);
-            let name = field(0..16).ok_or_else(not_a_deb)?.trim_end_matches('/').to_owned();
-            let bytes: u64 = field(48..58).and_then(|text| text.parse().ok()).ok_or_else(not_a_deb)?;
-            offset += 60;
-            if let Some(kind) = name.strip_prefix("data.tar") {
-                let packing = match kind {
-                    "" => Packing::Tar,
-                    ".gz" => Packing::TarGzip,
-                    ".xz" => Packing::TarXz,
-                    ".zst" => Packing::TarZstd,
-                    _ => return Err(self.wrong(format!("cannot inflate its member {name}"))),
-                };
-                return Ok((packing, offset, bytes));
-            }
-            offset += bytes + bytes % 2; // Members begin at even offsets.
-            file.seek(SeekFrom::Start(offset)).map_err(|_| not_a_deb())?;
-        }
+        self.untar(deb::open_data(self.archive)?)
     }
 
     fn untar(&self, stream: Box<dyn Read>) -> Result<Vec<Unpacked>> {
@@ -274,19 +196,6 @@ struct Done {
 impl Done {
     fn new(limits: Limits) -> Self {
         Self { files: Vec::new(), entries: 0, bytes_left: limits.bytes, folder: PathBuf::new() }
-    }
-}
-
-/// Writes a relative path with forward slashes.
-pub(crate) fn slashes(path: &Path) -> String {
-    path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
-}
-
-/// Makes the error of an archive or compressed file that cannot be read to its end.
-pub(crate) fn corrupt(archive: &Path, cause: &str) -> Error {
-    Error::Archive {
-        archive: archive.display().to_string(),
-        message: format!("truncated or corrupt ({})", cause.lines().next().unwrap_or_default()),
     }
 }
 
@@ -469,57 +378,18 @@ mod tests {
     }
 
     #[test]
-    fn a_debian_package_yields_the_selected_files() {
-        let tar = tar_with("./usr/share/x/data", tar::EntryType::Regular, b"data");
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(&tar).unwrap();
-        let data = encoder.finish().unwrap();
-        let mut deb = b"!<arch>\n".to_vec();
-        for (name, content) in [("debian-binary", b"2.0".as_slice()), ("data.tar.gz/", &data)] {
-            writeln!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, 100644, content.len()).unwrap();
-            deb.extend_from_slice(content);
-            if content.len() % 2 == 1 {
-                deb.push(b'\n');
-            }
-        }
+    fn only_the_selected_files_are_unpacked() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = folder.path().join("x.deb");
-        fs::write(&archive, &deb).unwrap();
+        let archive = folder.path().join("x.tar");
+        fs::write(&archive, tar_with("./usr/share/x/data", tar::EntryType::Regular, b"data")).unwrap();
         let run = |wanted: &str| {
+            let (packing, target) = (Packing::Tar, folder.path());
             let select = |path: &str| path == wanted;
-            let target = folder.path();
-            Unpack {
-                archive: &archive,
-                packing: Packing::Tar,
-                target,
-                limits: WIDE,
-                select: &select,
-                advance: &|_| {},
-            }
-            .run_deb()
+            Unpack { archive: &archive, packing, target, limits: WIDE, select: &select, advance: &|_| {} }
+                .run()
         };
         assert_eq!(run("usr/share/x/other").unwrap().len(), 0);
         assert_eq!(run("usr/share/x/data").unwrap()[0].path, "usr/share/x/data");
-        fs::write(&archive, b"not a package at all").unwrap();
-        assert!(run("usr/share/x/data").unwrap_err().to_string().contains("Debian package"));
-    }
-
-    proptest! {
-        #[test]
-        fn an_accepted_path_stays_inside(path in "[a./\\\\:]{0,12}") {
-            if let Ok(clean) = relative_path(&path) {
-                prop_assert!(clean.components().all(|c| matches!(c, std::path::Component::Normal(_))));
-                prop_assert!(Path::new("/root").join(&clean).starts_with("/root"));
-            }
-        }
-
-        #[test]
-        fn a_cleaned_path_is_accepted_unchanged(path in "([a-z.]{1,4}/){0,3}[a-z]{1,4}") {
-            if let Ok(clean) = relative_path(&path) {
-                prop_assert_eq!(relative_path(&slashes(&clean)).unwrap(), clean);
-            }
-        }
-
     }
 
     proptest! {

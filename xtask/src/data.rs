@@ -1,13 +1,13 @@
 //! `cargo xtask data`: lists, fetches, verifies and removes data sets.
+use crate::bars::Bars;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use ssl_datasets::{Action, Catalog, Dataset, FetchOptions, MIRROR_VARIABLE, Progress, Store, default_root};
-use std::collections::HashMap;
+use ssl_datasets::{
+    Catalog, DATA_DIR_VARIABLE, Dataset, Error, FetchOptions, MIRROR_VARIABLE, Store, default_root,
+};
 use std::env;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 /// What `cargo xtask data` takes.
 #[derive(Debug, Args)]
@@ -92,20 +92,43 @@ pub(crate) fn store(workspace: &Workspace) -> Result<Store> {
     Ok(Store::new(root))
 }
 
-/// Makes sure that a data set is on this machine.
+/// Makes sure that a data set is on this machine, with all its files.
 pub(crate) fn ensure(store: &Store, dataset: &Dataset) -> Result<()> {
-    if store.is_present(dataset) {
-        return Ok(());
-    }
     fetch(store, dataset, &FetchOptions { mirror: mirror(), ..FetchOptions::default() }).map(drop)
 }
 
 fn fetch(store: &Store, dataset: &Dataset, options: &FetchOptions) -> Result<PathBuf> {
-    let license = dataset.license.as_deref().unwrap_or("unknown");
     if !store.is_present(dataset) {
-        eprintln!("fetching {} ({}; licence: {license})", dataset.name, dataset.title);
+        eprintln!("fetching {} ({})", dataset.name, dataset.title);
+        eprintln!("  licence: {}", terms(dataset));
+        if let Some(citation) = &dataset.citation {
+            eprintln!("  cite: {citation}");
+        }
     }
-    Ok(store.fetch(dataset, options, &Bars::default())?)
+    store.fetch(dataset, options, &Bars::default()).map_err(|error| {
+        let of_store = matches!(&error, Error::Io { path, .. } if path.starts_with(store.root()));
+        let error = anyhow::Error::from(error);
+        if !of_store {
+            return error;
+        }
+        error.context(format!(
+            "the data folder cannot be used; {DATA_DIR_VARIABLE} chooses another (now {})",
+            store.root().display()
+        ))
+    })
+}
+
+fn license(dataset: &Dataset) -> &str {
+    dataset.license.as_deref().unwrap_or("none stated")
+}
+
+/// The licence and what the catalog notes about it.
+fn terms(dataset: &Dataset) -> String {
+    match (&dataset.license, &dataset.license_note) {
+        (None, Some(note)) => note.clone(),
+        (_, Some(note)) => format!("{}; {note}", license(dataset)),
+        (_, None) => license(dataset).to_string(),
+    }
 }
 
 fn mirror() -> Option<PathBuf> {
@@ -121,7 +144,7 @@ fn list(catalog: &Catalog, store: &Store) {
     for dataset in catalog.iter() {
         let modality = dataset.modality.to_string();
         let here = if store.is_present(dataset) { "yes" } else { "-" };
-        let license = dataset.license.as_deref().unwrap_or("unknown");
+        let license = license(dataset);
         let size = megabytes(dataset.bytes);
         println!("{:<16} {modality:<10} {size:>9}  {here:<8} {license:<20} {}", dataset.name, dataset.title);
     }
@@ -170,54 +193,6 @@ fn megabytes(bytes: Option<u64>) -> String {
     }
 }
 
-/// One bar per item on the standard error; none where that is no terminal.
-#[derive(Debug, Default)]
-struct Bars {
-    all: MultiProgress,
-    open: Mutex<HashMap<(Action, String), ProgressBar>>,
-}
-
-impl Bars {
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<(Action, String), ProgressBar>) -> T) -> T {
-        act(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Progress for Bars {
-    fn begin(&self, action: Action, item: &str, total: Option<u64>) {
-        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-        let template = match total {
-            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}",
-            None => "{msg} {spinner} {bytes} {bytes_per_sec}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let bar = self.all.add(bar);
-        bar.set_message(format!("{action} {item}"));
-        self.with(|open| open.insert((action, item.to_string()), bar));
-    }
-
-    fn advance(&self, action: Action, item: &str, position: u64) {
-        self.with(|open| {
-            if let Some(bar) = open.get(&(action, item.to_string())) {
-                bar.set_position(position);
-            }
-        });
-    }
-
-    fn finish(&self, action: Action, item: &str) {
-        if let Some(bar) = self.with(|open| open.remove(&(action, item.to_string()))) {
-            bar.finish_and_clear();
-            self.all.remove(&bar);
-        }
-    }
-
-    fn note(&self, message: &str) {
-        self.all.suspend(|| eprintln!("{message}"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +203,28 @@ mod tests {
         assert_eq!(megabytes(Some(30_878_645)), "30.9 MB");
         assert_eq!(megabytes(Some(2_640_397_119)), "2.6 GB");
         assert_eq!(megabytes(None), "?");
+    }
+
+    #[test]
+    fn the_terms_of_a_data_set_are_its_licence_and_the_note() -> Result<()> {
+        let catalog = Catalog::builtin()?;
+        assert_eq!(terms(catalog.get("fashion-mnist")?), "MIT");
+        assert!(terms(catalog.get("cifar10")?).starts_with("the authors state no licence"));
+        assert!(terms(catalog.get("eurosat")?).starts_with("MIT; the pictures are"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_data_folder_that_cannot_be_used_names_the_variable_and_the_cause_once() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("file");
+        std::fs::write(&file, "")?;
+        let store = Store::new(file.join("data"));
+        let error = fetch(&store, Catalog::builtin()?.get("cifar10")?, &FetchOptions::default()).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.starts_with("the data folder cannot be used; SSL_DATA_DIR chooses another"), "{text}");
+        assert_eq!(text.matches("Not a directory").count(), 1, "{text}");
+        Ok(())
     }
 
     #[test]

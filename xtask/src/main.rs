@@ -5,6 +5,7 @@
 // A command's answer belongs on the standard output and its progress on the standard error.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bars;
 mod bench;
 mod ci;
 mod data;

@@ -20,9 +20,12 @@ pub trait Batch: Sized + Send {
         self.map(&mut |t| Ok(t.f_to_device_(device, t.kind(), true, false)?))
     }
 
-    /// Copies the batch to page-locked memory, from which a copy to CUDA runs beside the computation.
+    /// Copies the batch to page-locked memory, from which a copy to CUDA runs beside the computation; what is on
+    /// CUDA stays there.
     fn pin(&self) -> Result<Self> {
-        self.map(&mut |t| Ok(t.f_pin_memory(Device::Cuda(0))?))
+        self.map(&mut |t| {
+            Ok(if t.device().is_cuda() { t.shallow_clone() } else { t.f_pin_memory(Device::Cuda(0))? })
+        })
     }
 
     /// The batch cut into `parts` equal runs of examples.

@@ -11,11 +11,11 @@ mod recipe;
 mod source;
 mod subset;
 
-pub use augment::{Augment, Augmenter, Scratch};
+pub use augment::{Augment, Augmenter, BatchAugmenter, Scratch};
 pub use clean::Clean;
 pub use image::{Image, ImageDataset};
 pub use picture::grid_png;
 pub use readers::ImageArray;
-pub use recipe::Recipe;
+pub use recipe::{AugmentOn, Recipe};
 pub use source::ViewSource;
 pub use subset::Subset;

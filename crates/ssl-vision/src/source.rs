@@ -1,4 +1,4 @@
-//! Batches of random views of a data set, made on all threads, the same whatever their number.
+//! Batches of random views of a data set, made on all threads, the same whatever their number, or on a device.
 //!
 //! ```
 //! use ssl_vision::{Augment, ImageArray, ViewSource};
@@ -11,13 +11,14 @@
 //! assert_eq!(batch.0[0].size(), [4, 1, 8, 8]);
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
-use crate::augment::shuffle;
-use crate::{Augment, Augmenter, Clean, ImageDataset, Scratch};
+use crate::augment::{Params, shuffle, upload};
+use crate::{Augment, Augmenter, BatchAugmenter, Clean, ImageDataset, Scratch};
 use rayon::prelude::*;
-use ssl_core::{Error, Result, Source, Views};
+use ssl_core::{Error, Result, Rng, Source, Views};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
-use tch::{Device, Kind, Tensor};
+use tch::kind::Element;
+use tch::{Device, Tensor};
 
 /// The streams of random numbers that one seed feeds.
 const ORDER: u64 = 1;
@@ -34,11 +35,22 @@ thread_local! {
 pub struct ViewSource {
     dataset: Arc<dyn ImageDataset>,
     views: Vec<Augmenter>,
+    batched: Option<Batched>,
     batch_size: usize,
     seed: u64,
     clean: Clean,
     orders: Mutex<Vec<(u64, Arc<Vec<usize>>)>>,
     blocks: Mutex<Vec<Vec<f32>>>,
+}
+
+/// What makes the views of whole batches on a device.
+#[derive(Debug)]
+struct Batched {
+    views: Vec<BatchAugmenter>,
+    device: Device,
+    width: usize,
+    height: usize,
+    bytes: Mutex<Vec<u8>>,
 }
 
 impl ViewSource {
@@ -68,7 +80,23 @@ impl ViewSource {
         let channels = dataset.channels();
         let views = views.into_iter().map(|view| Augmenter::new(view, channels)).collect::<Result<_>>()?;
         let (orders, blocks) = Default::default();
-        Ok(ViewSource { dataset, views, batch_size, seed, clean, orders, blocks })
+        Ok(ViewSource { dataset, views, batched: None, batch_size, seed, clean, orders, blocks })
+    }
+
+    /// The same views but for rounding, made on `device` from the bytes of the images; they stay there.
+    ///
+    /// # Errors
+    /// `Error::Config` when the data set does not say that all images have one size.
+    pub fn on_device(mut self, device: Device) -> Result<Self> {
+        let (width, height) = self.dataset.size().ok_or_else(|| {
+            let message = "device expects images of one size, which this data does not promise: use cpu";
+            Error::config("augment-on", message)
+        })?;
+        let channels = self.dataset.channels();
+        let view = |view: &Augmenter| BatchAugmenter::new(view.config().clone(), channels, device);
+        let views = self.views.iter().map(view).collect::<Result<_>>()?;
+        self.batched = Some(Batched { views, device, width, height, bytes: Mutex::default() });
+        Ok(self)
     }
 
     /// The data set.
@@ -104,22 +132,10 @@ impl ViewSource {
     /// `Error::Config` when the epoch has no such batch; what the data set says of an image it cannot read.
     pub fn views(&self, epoch: u64, index: u64) -> Result<Views> {
         let indices = self.indices(epoch, index)?;
-        let mut blocks: Vec<Vec<f32>> =
-            self.views.iter().map(|view| self.block(view.len() * indices.len())).collect();
-        let mut slots: Vec<Vec<&mut [f32]>> = indices.iter().map(|_| Vec::new()).collect();
-        for (block, view) in blocks.iter_mut().zip(&self.views) {
-            for (slot, part) in slots.iter_mut().zip(block.chunks_exact_mut(view.len())) {
-                slot.push(part);
-            }
+        match &self.batched {
+            Some(batched) => self.render_together(epoch, &indices, batched),
+            None => self.render_each(epoch, &indices),
         }
-        slots.into_par_iter().zip(&indices).try_for_each(|(slot, &i)| self.render(epoch, i, slot))?;
-        let tensors = blocks.iter().zip(&self.views).map(|(block, view)| {
-            let (size, channels) = (view.config().size as i64, view.output_channels() as i64);
-            to_tensor(block, [indices.len() as i64, size, size, channels])
-        });
-        let tensors = tensors.collect::<Result<_>>()?;
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks);
-        Ok(Views(tensors))
     }
 
     /// Images without augmentation, `[B, C, H, W]`; see [`Clean`].
@@ -130,13 +146,49 @@ impl ViewSource {
         self.clean.batch(&*self.dataset, indices)
     }
 
+    /// Image by image, on all threads.
+    fn render_each(&self, epoch: u64, indices: &[usize]) -> Result<Views> {
+        let mut blocks: Vec<Vec<f32>> =
+            self.views.iter().map(|view| self.block(view.len() * indices.len())).collect();
+        let mut slots: Vec<Vec<&mut [f32]>> = indices.iter().map(|_| Vec::new()).collect();
+        for (block, view) in blocks.iter_mut().zip(&self.views) {
+            for (slot, part) in slots.iter_mut().zip(block.chunks_exact_mut(view.len())) {
+                slot.push(part);
+            }
+        }
+        slots.into_par_iter().zip(indices).try_for_each(|(slot, &i)| self.render(epoch, i, slot))?;
+        let tensors = blocks.iter().zip(&self.views).map(|(block, view)| {
+            let (size, channels) = (view.config().size as i64, view.output_channels() as i64);
+            to_tensor(block, [indices.len() as i64, size, size, channels])
+        });
+        let tensors = tensors.collect::<Result<_>>()?;
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks);
+        Ok(Views(tensors))
+    }
+
+    /// All at once, on the device.
+    fn render_together(&self, epoch: u64, indices: &[usize], batched: &Batched) -> Result<Views> {
+        let images = batched.gather(&*self.dataset, indices)?;
+        let views = batched.views.iter().enumerate().map(|(n, view)| {
+            let draw = |&i: &usize| {
+                Params::draw(view.config(), batched.width, batched.height, &mut self.rng(epoch, i, n))
+            };
+            view.apply_params(&images, &indices.iter().map(draw).collect::<Vec<_>>())
+        });
+        views.collect::<Result<_>>().map(Views)
+    }
+
+    /// The generator of one view of an example.
+    fn rng(&self, epoch: u64, index: usize, view: usize) -> Rng {
+        ssl_core::rng(self.seed, &[VIEW, epoch, index as u64, view as u64])
+    }
+
     /// All views of one example, each into its slot.
     fn render(&self, epoch: u64, index: usize, slots: Vec<&mut [f32]>) -> Result<()> {
         let image = self.dataset.image(index)?;
         SCRATCH.with_borrow_mut(|scratch| {
             for (n, (view, slot)) in self.views.iter().zip(slots).enumerate() {
-                let mut rng = ssl_core::rng(self.seed, &[VIEW, epoch, index as u64, n as u64]);
-                view.apply(&image, &mut rng, scratch, slot)?;
+                view.apply(&image, &mut self.rng(epoch, index, n), scratch, slot)?;
             }
             Ok(())
         })
@@ -167,6 +219,31 @@ impl ViewSource {
     }
 }
 
+impl Batched {
+    /// The bytes of the images on the device, `[B, C, H, W]`.
+    fn gather(&self, dataset: &dyn ImageDataset, indices: &[usize]) -> Result<Tensor> {
+        let (width, height, channels) = (self.width, self.height, dataset.channels());
+        // Memory that an earlier batch left.
+        let mut bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
+        let each = width * height * channels;
+        bytes.resize(indices.len() * each, 0);
+        bytes.par_chunks_exact_mut(each).zip(indices).try_for_each(|(out, &index)| {
+            let image = dataset.image(index)?;
+            let found = (image.width(), image.height(), image.channels());
+            if found != (width, height, channels) {
+                let (w, h, c) = found;
+                let message = format!("expected {width}x{height}x{channels}, got {w}x{h}x{c}");
+                return Err(Error::config(format!("image {index}"), message));
+            }
+            out.copy_from_slice(image.data());
+            Ok(())
+        })?;
+        let images = to_tensor(&bytes, [indices.len(), height, width, channels].map(|n| n as i64))?;
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        upload(images, self.device)
+    }
+}
+
 impl Source for ViewSource {
     type Batch = Views;
 
@@ -183,17 +260,21 @@ impl Source for ViewSource {
 const PIECE: usize = 32_000;
 
 /// A channels-last block `[B, H, W, C]` as a tensor `[B, C, H, W]` with channels-last strides.
+pub(crate) fn to_tensor<T: Element>(block: &[T], shape: [i64; 4]) -> Result<Tensor> {
+    Ok(flat_tensor(block)?.f_view(shape)?.f_permute([0, 3, 1, 2])?)
+}
+
+/// Numbers as a tensor of one dimension.
 ///
 /// Copied piece by piece: from 32,768 numbers on, libtorch makes the copy a parallel region, whose threads wait
 /// for one another by spinning and take the cores from those that make the views. On two busy cores that made a
 /// batch eight times as slow.
-pub(crate) fn to_tensor(block: &[f32], shape: [i64; 4]) -> Result<Tensor> {
-    let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-    let flat = tensor.f_view(-1)?;
+pub(crate) fn flat_tensor<T: Element>(block: &[T]) -> Result<Tensor> {
+    let flat = Tensor::f_empty([block.len() as i64], (T::KIND, Device::Cpu))?;
     for (piece, start) in block.chunks(PIECE).zip((0..).step_by(PIECE)) {
         flat.f_narrow(0, start, piece.len() as i64)?.f_copy_(&Tensor::f_from_slice(piece)?)?;
     }
-    Ok(tensor.f_permute([0, 3, 1, 2])?)
+    Ok(flat)
 }
 
 #[cfg(test)]
@@ -245,6 +326,56 @@ mod tests {
         assert_eq!(views.0[0].size(), [4, 3, 8, 8]);
         assert_eq!(views.0[1].size(), [4, 3, 6, 6]);
         assert_eq!(views.0[0].stride(), [192, 1, 24, 3]);
+    }
+
+    #[test]
+    fn a_device_makes_the_same_views_but_for_rounding_at_every_call() {
+        let on_device = source(6, 1).unwrap().on_device(Device::Cpu).unwrap();
+        let first = on_device.views(2, 1).unwrap();
+        for (a, b) in first.0.iter().zip(&source(6, 1).unwrap().views(2, 1).unwrap().0) {
+            assert_eq!((a.size(), a.stride()), (b.size(), b.stride()));
+            assert!(f64::try_from((a - b).abs().max()).unwrap() < 1e-4);
+        }
+        let again = source(6, 1).unwrap().on_device(Device::Cpu).unwrap();
+        again.views(5, 0).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_eq!(pool.install(|| bytes(&again.views(2, 1).unwrap())), bytes(&first));
+        assert_ne!(bytes(&again.views(3, 1).unwrap()), bytes(&first));
+        assert!(again.views(4, 3).is_err());
+    }
+
+    #[derive(Debug)]
+    struct Sizes(Option<(usize, usize)>);
+
+    impl ImageDataset for Sizes {
+        fn len(&self) -> usize {
+            2
+        }
+        fn channels(&self) -> usize {
+            1
+        }
+        fn size(&self) -> Option<(usize, usize)> {
+            self.0
+        }
+        fn image(&self, index: usize) -> Result<crate::Image<'_>> {
+            crate::Image::new(4 + index, 3, 1, vec![7; (4 + index) * 3])
+        }
+        fn label(&self, _index: usize) -> Option<i64> {
+            None
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+    }
+
+    #[test]
+    fn a_device_refuses_images_of_several_sizes() {
+        let source = |size| ViewSource::new(Arc::new(Sizes(size)), vec![Augment::whole(4)], 2, 0).unwrap();
+        source(None).views(0, 0).unwrap();
+        let message = source(None).on_device(Device::Cpu).unwrap_err().to_string();
+        assert!(message.ends_with("which this data does not promise: use cpu"), "{message}");
+        let broken = source(Some((4, 3))).on_device(Device::Cpu).unwrap();
+        assert_eq!(broken.views(0, 0).unwrap_err().to_string(), "image 1: expected 4x3x1, got 5x3x1");
     }
 
     #[test]

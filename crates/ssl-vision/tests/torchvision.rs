@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use serde::Deserialize;
 use ssl_vision::augment::{Adjust, Crop, Interpolation, Params};
-use ssl_vision::{Augment, Augmenter, Image, Scratch};
+use ssl_vision::{Augment, Augmenter, BatchAugmenter, Image, Scratch};
+use tch::{Device, Tensor};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,5 +99,19 @@ fn views_equal_torchvisions() {
         augmenter.apply_params(&image, &case.params(), &mut Scratch::default(), &mut view).unwrap();
         let (most, count) = case.compare(&view);
         assert!(most < 1e-3, "{case:?}: {most} of 255, {count} values");
+    }
+}
+
+#[test]
+fn batched_views_equal_torchvisions() {
+    for case in cases() {
+        let [width, height, channels] = case.shape;
+        let augmenter = BatchAugmenter::new(case.config(), channels, Device::Cpu).unwrap();
+        let bytes = Tensor::from_slice(case.image().data());
+        let images = bytes.view([1, height as i64, width as i64, channels as i64]).permute([0, 3, 1, 2]);
+        let view = augmenter.apply_params(&images, &[case.params()]).unwrap();
+        let view = Vec::<f32>::try_from(view.permute([0, 2, 3, 1]).contiguous().view(-1)).unwrap();
+        let (most, count) = case.compare(&view);
+        assert!(most < 1e-3, "{}: {most} of 255, {count} values", case.name);
     }
 }

@@ -14,7 +14,7 @@ use ssl_examples::{
 use ssl_examples::{locate_data, method_flags, read_method_flags, stop_flag};
 use ssl_vision::backbones::{Arch, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
-use ssl_vision::{Augment, Recipe, ViewSource};
+use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -52,7 +52,7 @@ fn command() -> Command {
         .subcommands(methods)
 }
 
-fn vision_flags() -> [Arg; 5] {
+fn vision_flags() -> [Arg; 6] {
     [
         Arg::new("encoder")
             .long("encoder")
@@ -68,6 +68,11 @@ fn vision_flags() -> [Arg; 5] {
             .value_name("PIXELS")
             .value_parser(value_parser!(usize))
             .help("Side of the images that are embedded"),
+        Arg::new("augment-on")
+            .long("augment-on")
+            .value_name("WHERE")
+            .value_parser(["auto", "cpu", "device"])
+            .help("Where random views are made; auto: the device if it is CUDA and all images have one size"),
         Arg::new("stages")
             .long("stages")
             .action(clap::ArgAction::SetTrue)
@@ -105,6 +110,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let images =
         Images::open(&path, config.limit, config.seed, flags.max_bad, &mut |line| eprintln!("{line}"))?;
     images.adapt(&mut recipe)?;
+    recipe.augment_on = recipe.augment_on.resolve(&*images.train(), machine.device);
     let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
     if let Some(saved) = saved.filter(|_| !flags.eval_only) {
         config.same_run(&saved)?;
@@ -120,6 +126,8 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         .map(|view| view.normalized(&recipe.pixels.mean, &recipe.pixels.std))
         .collect();
     let source = ViewSource::new(images.train(), views.clone(), recipe.train.batch_size, config.seed)?;
+    let source =
+        if recipe.augment_on == AugmentOn::Device { source.on_device(machine.device)? } else { source };
     recipe.train.total_steps(source.batches_per_epoch())?;
     let held_out = images.held_out(views, matches.get_one("held-out").copied().unwrap_or(0), config.seed)?;
 
@@ -221,6 +229,9 @@ fn configure(
     }
     if let Some(size) = matches.get_one::<usize>("image-size") {
         recipe.pixels.size = *size;
+    }
+    if let Some(place) = matches.get_one::<String>("augment-on") {
+        recipe.augment_on = serde_json::from_value(serde_json::json!(place))?;
     }
     read_method_flags(matches, &entry.schema(), &entry.defaults()?, &mut recipe.method)?;
     config.recipe = serde_json::to_value(&recipe)?;

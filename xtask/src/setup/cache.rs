@@ -59,7 +59,8 @@ impl Cache {
     /// Waits until no other set-up writes here.
     pub(super) fn lock(&self) -> Result<Lock> {
         let path = make(self.root.clone())?.join("lock");
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}; {ELSEWHERE}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -77,15 +78,23 @@ impl Cache {
     pub(super) fn clean(&self) -> Result<()> {
         for entry in fs::read_dir(&self.root)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(WORKPLACE) {
-                fs::remove_dir_all(entry.path())
-                    .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+                // The pip of a set-up that was killed may live on and write there; the next set-up cleans again.
+                if let Err(error) = fs::remove_dir_all(entry.path()) {
+                    eprintln!("warning: cannot remove {}: {error}", entry.path().display());
+                }
             }
         }
         Ok(())
     }
+
+    /// Removes the downloads, which are of no more use. Needs the lock.
+    pub(super) fn forget_downloads(&self) -> Result<()> {
+        remove(&self.root.join("downloads"))
+    }
 }
 
 const WORKPLACE: &str = "unfinished-";
+pub(super) const ELSEWHERE: &str = "XDG_CACHE_HOME chooses another place";
 
 /// Puts the finished folder `from` in the place of `target`, which may exist.
 pub(super) fn install(from: &Path, target: &Path) -> Result<()> {
@@ -113,9 +122,8 @@ fn remove(dir: &Path) -> Result<()> {
 }
 
 fn make(dir: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&dir).with_context(|| {
-        format!("cannot make the folder {}; XDG_CACHE_HOME chooses another place", dir.display())
-    })?;
+    fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot make the folder {}; {ELSEWHERE}", dir.display()))?;
     Ok(dir)
 }
 
@@ -145,6 +153,8 @@ mod tests {
         let _lock = cache.lock()?;
         cache.clean()?;
         assert!(!left.exists() && cache.downloads()?.join("a.whl").exists());
+        cache.forget_downloads()?;
+        assert!(!dir.path().join("downloads").exists());
         Ok(())
     }
 }

@@ -96,6 +96,7 @@ fn check(workspace: &Workspace, variant: Variant) -> Result<()> {
             println!("linked as {}", link.display());
             Ok(())
         }
+        Ok(_) if !link.is_symlink() => bail!("{}", not_a_link(&link)),
         Ok(target) => {
             bail!("{} points to {}; `cargo xtask setup` corrects it", link.display(), target.display())
         }
@@ -153,7 +154,10 @@ fn obtain(cache: &Cache, variant: Variant, again: Again, refusals: &mut Vec<Refu
         Variant::Cuda => pip::provide_cuda(cache, &target),
     };
     match wheels {
-        Ok(()) => return Libtorch::examine(&target, "the cache, filled from the wheels"),
+        Ok(()) => {
+            cache.forget_downloads()?;
+            return Libtorch::examine(&target, "the cache, filled from the wheels");
+        }
         Err(why) => refusals.push(Refusal { what: "the wheels, through pip".into(), why }),
     }
     if let Some(refusal) = refusals.last() {
@@ -163,6 +167,7 @@ fn obtain(cache: &Cache, variant: Variant, again: Again, refusals: &mut Vec<Refu
         eprintln!("trying the archive from the PyTorch site");
         match archive::provide(cache, &target) {
             Ok(()) => {
+                cache.forget_downloads()?;
                 return Libtorch::examine(&target, "the cache, filled from the archive of the PyTorch site");
             }
             Err(why) => refusals.push(Refusal { what: "the archive from the PyTorch site".into(), why }),
@@ -183,7 +188,7 @@ fn link(link: &Path, dir: &Path) -> Result<()> {
             if fs::canonicalize(dir).ok() == fs::canonicalize(link).ok() {
                 return Ok(());
             }
-            bail!("{} is not a link; move it away and run `cargo xtask setup` again", link.display());
+            bail!("{}", not_a_link(link));
         }
         Ok(_) if fs::canonicalize(link).ok() == fs::canonicalize(dir).ok() => return Ok(()),
         _ => {}
@@ -195,6 +200,10 @@ fn link(link: &Path, dir: &Path) -> Result<()> {
     std::os::unix::fs::symlink(dir, new)
         .and_then(|()| fs::rename(new, link))
         .with_context(|| format!("cannot link {} to {}", link.display(), dir.display()))
+}
+
+fn not_a_link(path: &Path) -> String {
+    format!("{} is not a link; move it away and run `cargo xtask setup` again", path.display())
 }
 
 #[cfg(test)]

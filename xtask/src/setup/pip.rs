@@ -76,8 +76,7 @@ pub(super) fn provide_cpu(cache: &Cache, target: &Path) -> Result<()> {
     }
     facade::finish(&new, "cpu")?;
     unpack::settle(&new);
-    cache::install(&new, target)?;
-    wheels.iter().try_for_each(|wheel| forget(wheel))
+    cache::install(&new, target)
 }
 
 /// Fills `target` with all libraries of PyTorch and of the packages for CUDA that it asks for.
@@ -96,8 +95,7 @@ pub(super) fn provide_cuda(cache: &Cache, target: &Path) -> Result<()> {
     keep_only(&site.join("torch"), &["lib", "include"])?;
     facade::build(&site.join("torch"), &new)?;
     unpack::settle(&new);
-    cache::install(&new, target)?;
-    forget(&wheel)
+    cache::install(&new, target)
 }
 
 /// Where an entry of a wheel belongs, if it does.
@@ -143,7 +141,8 @@ fn kept(downloads: &Path, wheel: &Wheel) -> Result<Option<PathBuf>> {
             if sha256(&entry.path())? == wheel.sha256 {
                 return Ok(Some(entry.path()));
             }
-            forget(&entry.path())?;
+            let path = entry.path();
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(None)
@@ -229,10 +228,6 @@ fn keep_only(dir: &Path, names: &[&str]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn forget(path: &Path) -> Result<()> {
-    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn only_linux_x86_64() -> Result<()> {

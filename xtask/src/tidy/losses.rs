@@ -1,15 +1,20 @@
 //! Every public loss says what it takes and where it is from.
 use super::Violation;
-use super::source::{File, words};
+use super::source::{File, Function, identifiers, words};
 
 const SECTIONS: [&str; 2] = ["# Shapes", "# Source"];
 
-/// Finds losses without those sections: the public functions in files of losses, and those named so in methods.
+/// Finds losses without those sections: the public functions in files of losses, those of methods that return a
+/// tensor, and those named so anywhere.
 pub(super) fn documented(file: &File) -> Vec<Violation> {
     let Some(place) = place(&file.path) else { return Vec::new() };
     file.public_functions()
         .iter()
-        .filter(|function| place == Place::Losses || words(&function.name).iter().any(|word| word == "loss"))
+        .filter(|function| match place {
+            Place::Losses => true,
+            Place::Methods => named_so(function) || returns_a_tensor(function),
+            Place::Elsewhere => named_so(function),
+        })
         .flat_map(|function| {
             SECTIONS.iter().filter(|section| !has(&function.docs, section)).map(|section| {
                 let message = format!("the loss `{}` has no section `{section}`", function.name);
@@ -23,6 +28,7 @@ pub(super) fn documented(file: &File) -> Vec<Violation> {
 enum Place {
     Losses,
     Methods,
+    Elsewhere,
 }
 
 fn place(path: &str) -> Option<Place> {
@@ -31,7 +37,18 @@ fn place(path: &str) -> Option<Place> {
     if parts.clone().any(|part| part == "loss" || part == "losses") {
         return Some(Place::Losses);
     }
-    parts.any(|part| part == "methods").then_some(Place::Methods)
+    Some(if parts.any(|part| part == "methods") { Place::Methods } else { Place::Elsewhere })
+}
+
+fn named_so(function: &Function) -> bool {
+    words(&function.name).iter().any(|word| word == "loss")
+}
+
+fn returns_a_tensor(function: &Function) -> bool {
+    let head = function.signature.split('{').next().unwrap_or_default();
+    let head = head.split("\nwhere").next().unwrap_or_default();
+    let returned = head.rsplit_once("->").map_or("", |(_, returned)| returned);
+    identifiers(returned).any(|word| word == "Tensor")
 }
 
 fn has(docs: &str, section: &str) -> bool {
@@ -60,9 +77,20 @@ mod tests {
     }
 
     #[test]
-    fn in_methods_the_name_tells_a_loss_from_the_rest() {
-        assert_eq!(count("crates/a/src/methods/b.rs", "pub fn b_loss() {}\n"), 2);
-        assert_eq!(count("crates/a/src/methods/b.rs", "pub fn build() {}\n"), 0);
-        assert_eq!(count("crates/a/src/gloss.rs", "pub fn a_loss() {}\n"), 0);
+    fn in_methods_the_name_or_the_result_tells_a_loss_from_the_rest() {
+        let path = "crates/a/src/methods/b.rs";
+        assert_eq!(count(path, "pub fn b_loss() {}\n"), 2);
+        assert_eq!(count(path, "pub fn barlow(a: &Tensor) -> Result<Tensor> {\n}\n"), 2);
+        assert_eq!(count(path, "pub fn barlow(\n    a: &Tensor,\n) -> Result<(Tensor, Tensor)> {\n}\n"), 2);
+        let bounded = "pub fn barlow<F>(f: F) -> Result<Tensor>\nwhere\n    F: Fn() -> bool,\n{\n}\n";
+        assert_eq!(count(path, bounded), 2);
+        assert_eq!(count(path, "pub fn build(a: &Tensor) -> Result<B> {\n    f(|| -> Tensor { a })\n}\n"), 0);
+    }
+
+    #[test]
+    fn elsewhere_the_name_alone_tells() {
+        assert_eq!(count("crates/a/src/gloss.rs", "pub fn a_loss() {}\n"), 2);
+        assert_eq!(count("crates/a/src/gloss.rs", "pub fn gloss() -> Tensor {}\n"), 0);
+        assert_eq!(count("examples/a/src/main.rs", "pub fn a_loss() {}\n"), 0);
     }
 }

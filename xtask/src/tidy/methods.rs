@@ -25,8 +25,10 @@ struct Method<'a> {
 
 fn method(path: &str) -> Option<Method<'_>> {
     let (package, inside) = path.strip_prefix("crates/")?.split_once("/src/methods/")?;
-    let name = inside.strip_suffix(".rs").filter(|name| *name != "mod" && !name.contains('/'))?;
-    Some(Method { package, name })
+    let name = inside.strip_suffix(".rs")?;
+    // A method that needs a folder is its `mod.rs`.
+    let name = name.strip_suffix("/mod").unwrap_or(name);
+    (name != "mod" && !name.contains('/')).then_some(Method { package, name })
 }
 
 fn calls_contract(text: &str) -> bool {
@@ -51,6 +53,17 @@ mod tests {
         for untested in ["//! A.\n", "//! check_method(\n", "#[cfg(test)]\n// check_method(\n"] {
             assert_eq!(check(&[File::new(path, untested), recipe.clone()]).len(), 1, "{untested}");
         }
-        assert!(check(&[File::new("crates/ssl-vision/src/methods/mod.rs", "//! A.\n")]).is_empty());
+        for no_method in ["mod.rs", "dino/head.rs"] {
+            let path = format!("crates/ssl-vision/src/methods/{no_method}");
+            assert!(check(&[File::new(&path, "//! A.\n")]).is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_method_in_a_folder_is_not_overlooked() {
+        let found = check(&[File::new("crates/ssl-text/src/methods/bert/mod.rs", "//! A.\n")]);
+        let messages: Vec<&str> = found.iter().map(|violation| violation.message.as_str()).collect();
+        let recipe = "no recipe crates/ssl-text/recipes/bert.json";
+        assert_eq!(messages, [recipe, "its tests do not call check_method"]);
     }
 }

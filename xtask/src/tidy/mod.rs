@@ -42,12 +42,7 @@ pub(crate) fn command(workspace: &Workspace) -> Result<()> {
     for warning in files.iter().filter_map(text::length) {
         eprintln!("warning: {warning}");
     }
-    let mut violations: Vec<Violation> = files.iter().flat_map(of_one_file).collect();
-    violations.extend(methods::check(&files));
-    if let Err(error) = tables::check(workspace) {
-        violations.push(Violation { path: tables::README.into(), line: 1, message: format!("{error:#}") });
-    }
-    violations.sort();
+    let violations = violations(workspace, &files);
     for violation in &violations {
         println!("{violation}");
     }
@@ -58,11 +53,18 @@ pub(crate) fn command(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn of_one_file(file: &File) -> Vec<Violation> {
-    [text::opening, text::hosts, text::places, text::marks, modality::named, losses::documented]
-        .iter()
-        .flat_map(|check| check(file))
-        .collect()
+/// What every rule finds, in the order of the files.
+fn violations(workspace: &Workspace, files: &[File]) -> Vec<Violation> {
+    let of_one_file =
+        [text::opening, text::hosts, text::places, text::marks, modality::named, losses::documented];
+    let mut violations: Vec<Violation> =
+        files.iter().flat_map(|file| of_one_file.iter().flat_map(move |check| check(file))).collect();
+    violations.extend(methods::check(files));
+    if let Err(error) = tables::check(workspace) {
+        violations.push(Violation { path: tables::README.into(), line: 1, message: format!("{error:#}") });
+    }
+    violations.sort();
+    violations
 }
 
 /// All text files that git tracks or would track; without git, all but those of the folders it ignores.
@@ -130,11 +132,49 @@ mod tests {
         Ok(())
     }
 
+    /// Writes a checkout with these files, and lists what tidy says of it.
+    fn found(checkout: &[(&str, &str)]) -> Result<Vec<String>> {
+        let dir = tempfile::tempdir()?;
+        let workspace = Workspace::at(dir.path());
+        for (path, text) in checkout {
+            let path = workspace.path(path);
+            fs::create_dir_all(path.parent().context("no parent")?)?;
+            fs::write(path, text)?;
+        }
+        Ok(violations(&workspace, &files(&workspace)?).iter().map(ToString::to_string).collect())
+    }
+
     #[test]
-    fn one_file_may_break_several_rules() {
-        let file = File::new("crates/ssl-core/src/loss.rs", "mod ssl_vision;\npub fn nt_xent() {}\n");
-        let lines: Vec<String> = of_one_file(&file).iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 4, "{lines:?}");
-        assert!(lines.iter().all(|line| line.starts_with("crates/ssl-core/src/loss.rs:")), "{lines:?}");
+    fn every_rule_is_applied_to_a_checkout() -> Result<()> {
+        let readme = (tables::README, "# A\n<!-- methods:begin -->\nold\n<!-- methods:end -->\n");
+        let method = ("crates/ssl-vision/src/methods/simclr.rs", "//! A.\n");
+        let loss = ("crates/ssl-core/src/loss.rs", "use ssl_vision::A;\npub fn nt_xent() {}\n");
+        let notes = concat!("https://py", "pi.org\n/ro", "ot\nTO", "DO\n");
+        let lines = found(&[readme, method, loss, ("docs/notes.md", notes)])?;
+        let expected = [
+            "README.md:1: the table of results is not what docs/results gives",
+            "crates/ssl-core/src/loss.rs:1: does not open with `//!`",
+            "crates/ssl-core/src/loss.rs:1: ssl-core knows no modality: \"ssl_vision\"",
+            "crates/ssl-core/src/loss.rs:2: the loss `nt_xent` has no section `# Shapes`",
+            "crates/ssl-core/src/loss.rs:2: the loss `nt_xent` has no section `# Source`",
+            "crates/ssl-vision/src/methods/simclr.rs:1: its tests do not call check_method",
+            "crates/ssl-vision/src/methods/simclr.rs:1: no recipe crates/ssl-vision/recipes/simclr.json",
+            "docs/notes.md:1: names a registry's host",
+            "docs/notes.md:2: names a folder of one machine",
+            "docs/notes.md:3: leaves something for later",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "expected {expected:?}, got {line:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkout_that_keeps_the_rules_is_left_alone() -> Result<()> {
+        let table = "No results are committed yet.\n";
+        let readme = format!("# A\n<!-- methods:begin -->\n{table}<!-- methods:end -->\n");
+        assert_eq!(found(&[(tables::README, &readme), ("crates/a/src/lib.rs", "//! A.\n")])?, [""; 0]);
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@ use super::Violation;
 use super::source::{File, code, identifiers, words};
 
 /// Words that belong to one modality.
-const WORDS: [&str; 16] = [
+const WORDS: [&str; 18] = [
     "image",
     "images",
     "pixel",
@@ -13,19 +13,24 @@ const WORDS: [&str; 16] = [
     "audio",
     "waveform",
     "waveforms",
+    "spectrogram",
     "speech",
     "video",
     "videos",
     "token",
     "tokens",
     "tokenizer",
+    "tokenizers",
     "vocabulary",
 ];
 /// Words that only a type or a module may not be named after: a variable for a file's text is fine.
 const NAMES: [&str; 2] = ["text", "word"];
 
-/// Finds a modality in the names of `ssl-core`.
+/// Finds a modality in the names of `ssl-core`, and in what it depends on.
 pub(super) fn named(file: &File) -> Vec<Violation> {
+    if file.path == "crates/ssl-core/Cargo.toml" {
+        return depended_on(file);
+    }
     let Some(inside) = file.path.strip_prefix("crates/ssl-core/src/").filter(|_| file.is_rust()) else {
         return Vec::new();
     };
@@ -41,6 +46,22 @@ pub(super) fn named(file: &File) -> Vec<Violation> {
         })
     });
     in_path.chain(in_code).collect()
+}
+
+fn depended_on(manifest: &File) -> Vec<Violation> {
+    let mut in_dependencies = false;
+    let mut found = Vec::new();
+    for (line, text) in manifest.lines() {
+        if text.starts_with('[') {
+            in_dependencies = text.contains("dependencies");
+        }
+        let modal = |name: &&str| in_dependencies && words(name).iter().any(|word| is_modal(word));
+        if let Some(name) = identifiers(text.split('#').next().unwrap_or_default()).find(modal) {
+            let message = format!("ssl-core knows no modality: it depends on {name:?}");
+            found.push(Violation::new(manifest, line, message));
+        }
+    }
+    found
 }
 
 fn names_modality(identifier: &str) -> bool {
@@ -78,6 +99,18 @@ mod tests {
         );
         assert_eq!(found("crates/ssl-core/src/audio/mod.rs", "").len(), 1);
         assert_eq!(found("crates/ssl-core/src/text.rs", "").len(), 1);
+    }
+
+    #[test]
+    fn a_dependency_on_a_modality_is_found() {
+        let path = "crates/ssl-core/Cargo.toml";
+        let text = "description = \"no image\"\n[dependencies]\nssl-vision = \"0.1\"\n\
+                    rand = \"1\" # image\n[dev-dependencies]\nimage.workspace = true\n\
+                    [dependencies.tokenizers]\n[lints]\nimage = true\n";
+        let lines: Vec<usize> =
+            named(&File::new(path, text)).iter().map(|violation| violation.line).collect();
+        assert_eq!(lines, [3, 6, 7]);
+        assert!(found("crates/ssl-vision/Cargo.toml", text).is_empty());
     }
 
     #[test]

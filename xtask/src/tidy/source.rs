@@ -28,11 +28,18 @@ impl File {
         let mut found = Vec::new();
         let mut docs = String::new();
         for (line, text) in self.lines() {
+            if let Some(Function { signature, .. }) = found.last_mut()
+                && !signature.ends_with(['{', ';', '}'])
+            {
+                signature.push('\n');
+                signature.push_str(text);
+            }
             if let Some(doc) = text.strip_prefix("///") {
                 docs.push_str(doc);
                 docs.push('\n');
             } else if let Some(name) = function_name(text) {
-                found.push(Function { line, name: name.into(), docs: std::mem::take(&mut docs) });
+                let docs = std::mem::take(&mut docs);
+                found.push(Function { line, name: name.into(), signature: text.into(), docs });
             } else if !text.starts_with("#[") && !text.starts_with("//") {
                 docs.clear();
             }
@@ -46,6 +53,8 @@ impl File {
 pub(super) struct Function {
     pub(super) line: usize,
     pub(super) name: String,
+    /// From `pub` to the brace that opens the body.
+    pub(super) signature: String,
     pub(super) docs: String,
 }
 
@@ -122,5 +131,12 @@ mod tests {
         let brief: Vec<(usize, &str, &str)> =
             functions.iter().map(|f| (f.line, f.name.as_str(), f.docs.as_str())).collect();
         assert_eq!(brief, [(7, "one", " One.\n # Shapes\n"), (12, "four", "")]);
+    }
+
+    #[test]
+    fn a_signature_goes_up_to_the_body() {
+        let file = File::new("a.rs", "pub fn one(\n    a: A,\n) -> B {\n    c()\n}\npub fn two() {}\n");
+        let signatures: Vec<String> = file.public_functions().into_iter().map(|f| f.signature).collect();
+        assert_eq!(signatures, ["pub fn one(\n    a: A,\n) -> B {", "pub fn two() {}"]);
     }
 }

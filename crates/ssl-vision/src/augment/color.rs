@@ -96,10 +96,12 @@ fn pass(planes: &mut [f32], channels: usize, pass: Pass<'_>) -> f64 {
     sum
 }
 
-/// The brightness of a color, ITU-R 601-2.
+/// The parts of red, green and blue in the brightness of a color, ITU-R 601-2.
+pub(super) const GRAY: [f32; 3] = [0.2989, 0.587, 0.114];
+
 #[inline(always)]
 fn gray(r: f32, g: f32, b: f32) -> f32 {
-    0.2989 * r + 0.587 * g + 0.114 * b
+    GRAY[0] * r + GRAY[1] * g + GRAY[2] * b
 }
 
 /// Written so that it is one minimum and one maximum, whatever the processor.

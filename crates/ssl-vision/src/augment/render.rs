@@ -2,7 +2,7 @@
 use super::blur::Blur;
 use super::resample::{Resampler, Window};
 use super::rotate::rotate;
-use super::{Augment, Params, color};
+use super::{Augment, Crop, Params, color};
 use crate::Image;
 use multiversion::multiversion;
 use ssl_core::{Error, Result, Rng};
@@ -109,21 +109,23 @@ impl Augmenter {
                 format!("expected {} channels, got {}", self.channels, image.channels()),
             ));
         }
-        let crop = params.crop;
-        let inside = |begin: usize, length: usize, end: usize| {
-            length > 0 && begin.checked_add(length).is_some_and(|last| last <= end)
-        };
-        if !inside(crop.left, crop.width, image.width()) || !inside(crop.top, crop.height, image.height()) {
-            return Err(Error::config(
-                "crop",
-                format!("expected a box inside {}x{} pixels, got {crop:?}", image.width(), image.height()),
-            ));
-        }
+        check_crop(params.crop, image.width(), image.height())?;
         if out.len() != self.len() {
             return Err(Error::config("view", format!("expected {} numbers, got {}", self.len(), out.len())));
         }
         Ok(())
     }
+}
+
+/// Checks that a crop is a box of at least one pixel inside an image.
+pub(super) fn check_crop(crop: Crop, width: usize, height: usize) -> Result<()> {
+    let inside = |begin: usize, length: usize, end: usize| {
+        length > 0 && begin.checked_add(length).is_some_and(|last| last <= end)
+    };
+    if inside(crop.left, crop.width, width) && inside(crop.top, crop.height, height) {
+        return Ok(());
+    }
+    Err(Error::config("crop", format!("expected a box inside {width}x{height} pixels, got {crop:?}")))
 }
 
 /// Factor and summand per output channel; a single mean serves all channels.
@@ -226,7 +228,7 @@ mod tests {
         let mut scratch = Scratch::default();
         let image = pattern(5, 5, 3);
         let mut out = vec![0.0; 48];
-        let crop = super::super::Crop { left: 1, top: 0, width: 5, height: 5 };
+        let crop = Crop { left: 1, top: 0, width: 5, height: 5 };
         assert!(augmenter.apply_params(&image, &Params::of_crop(crop), &mut scratch, &mut out).is_err());
         let rng = &mut ssl_core::rng(0, &[]);
         assert!(augmenter.apply(&pattern(5, 5, 1), rng, &mut scratch, &mut out).is_err());

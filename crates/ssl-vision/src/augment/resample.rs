@@ -32,16 +32,30 @@ impl Window {
     pub(crate) fn whole(total: usize, flip: bool) -> Self {
         Window { total, first: 0, count: total, flip }
     }
+
+    /// Inputs per output, of `length` inputs.
+    fn scale(self, length: usize) -> f32 {
+        length as f32 / self.total as f32
+    }
+
+    /// How far an output reaches to either side, in inputs.
+    pub(crate) fn support(self, length: usize) -> f32 {
+        self.scale(length).max(1.0)
+    }
+
+    /// The middle of the output at `index` on the axis of `length` inputs, each 1 wide.
+    pub(crate) fn center(self, length: usize, index: usize) -> f32 {
+        let index = if self.flip { self.count - 1 - index } else { index };
+        self.scale(length) * ((self.first + index) as f32 + 0.5)
+    }
 }
 
 impl Taps {
     /// The taps that resize `length` inputs beginning at `begin` to the outputs of `window`.
     pub(crate) fn set(&mut self, begin: usize, length: usize, window: Window) {
-        let scale = length as f32 / window.total as f32;
-        let support = scale.max(1.0);
+        let support = window.support(length);
         let position = |index: usize| {
-            let index = if window.flip { window.count - 1 - index } else { index };
-            let center = scale * ((window.first + index) as f32 + 0.5);
+            let center = window.center(length, index);
             // The casts saturate at 0.
             let low = ((center - support + 0.5) as usize).min(length - 1);
             let high = ((center + support + 0.5) as usize).clamp(low + 1, length);
