@@ -82,7 +82,7 @@ fn optimizers(criterion: &mut Criterion) {
     });
     group.bench_function("clip_norm", |bencher| {
         bencher.iter(|| {
-            black_box(optimizer.clip_norm(1.).unwrap());
+            let _ = black_box(optimizer.clip_norm(1.).unwrap());
             wait(device);
         });
     });

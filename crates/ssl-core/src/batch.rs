@@ -28,6 +28,14 @@ pub trait Batch: Sized + Send {
         })
     }
 
+    /// The `len` examples from `start` on, without a copy.
+    ///
+    /// # Errors
+    /// `Error::Torch` when they are not all there.
+    fn part(&self, start: i64, len: i64) -> Result<Self> {
+        self.map(&mut |t| Ok(t.f_narrow(0, start, len)?))
+    }
+
     /// The batch cut into `parts` equal runs of examples.
     ///
     /// # Errors
@@ -41,7 +49,7 @@ pub trait Batch: Sized + Send {
             ));
         }
         let size = n / parts;
-        (0..parts).map(|i| self.map(&mut |t| Ok(t.f_narrow(0, i * size, size)?))).collect()
+        (0..parts).map(|i| self.part(i * size, size)).collect()
     }
 }
 

@@ -1,17 +1,20 @@
 //! Tensors on disk: checkpoints that are whole or absent, and the files one takes elsewhere.
 use crate::optim::Optimizer;
 use crate::{Error, Method, Result, named_tensors, no_grad};
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 /// The key of our JSON in a file's header; the rest of the header is the format's own.
 const HEADER: &str = "ssl";
+
+/// The file of the highest score.
+const BEST: &str = "best.safetensors";
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct Header {
     pub next_step: u64,
     /// The configuration of the run.
     pub config: serde_json::Value,
+    /// What the best checkpoint was kept for; higher is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// Writes everything that the next step depends on: the method's stores and the optimizer's state.
@@ -33,7 +39,7 @@ pub fn save<M: Method + ?Sized>(
     header: &Header,
 ) -> Result<()> {
     let json = serde_json::to_value(header).map_err(|e| Error::checkpoint(path, e.to_string()))?;
-    write_tensors(path, &all_tensors(method, optimizer), &json)
+    write_tensors(path, &all_tensors(method, optimizer)?, &json)
 }
 
 /// Restores what [`save`] wrote into a method and an optimizer built from the same configuration.
@@ -42,20 +48,62 @@ pub fn save<M: Method + ?Sized>(
 /// `Error::Checkpoint` when the file is damaged or belongs to another encoder; nothing is changed then.
 pub fn load<M: Method + ?Sized>(path: &Path, method: &M, optimizer: &dyn Optimizer) -> Result<Header> {
     let (found, json) = read_tensors(path)?;
-    let header = serde_json::from_value(json)
-        .map_err(|_| Error::checkpoint(path, "expected a checkpoint of a run, found other tensors"))?;
-    copy_into(path, &found, &all_tensors(method, optimizer))?;
+    let header = as_header(path, json)?;
+    copy_into(path, &found, &all_tensors(method, optimizer)?)?;
     Ok(header)
 }
 
-/// The header of a checkpoint, without its tensors.
+/// The header of a checkpoint; its tensors are not read, but they must all be there.
 ///
 /// # Errors
-/// `Error::Checkpoint` when the file is damaged or no checkpoint.
+/// `Error::Io` when the file cannot be read, `Error::Checkpoint` when it is damaged or no checkpoint.
 pub fn read_header(path: &Path) -> Result<Header> {
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_value(header_json(path, &bytes)?)
+    let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+    let size = file.metadata().map_err(Error::io(path, "read"))?.len();
+    // The format: the length of a JSON text in eight bytes, the text, the tensors' data.
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|e| damaged(path, &e))?;
+    let length = u64::from_le_bytes(length);
+    if length > size {
+        return Err(damaged(path, &"its header is longer than the file"));
+    }
+    let mut text = Vec::new();
+    file.take(length).read_to_end(&mut text).map_err(Error::io(path, "read"))?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| damaged(path, &e))?;
+    if 8 + length + metadata.data_len() as u64 != size {
+        return Err(damaged(path, &"it does not end where its header says"));
+    }
+    as_header(path, our_json(&metadata))
+}
+
+fn as_header(path: &Path, json: serde_json::Value) -> Result<Header> {
+    serde_json::from_value(json)
         .map_err(|_| Error::checkpoint(path, "expected a checkpoint of a run, found other tensors"))
+}
+
+/// Copies an encoder's weights from a safetensors file into `encoder`, by name: our own `encoder.safetensors`, or a
+/// state dict that PyTorch saved (`safetensors.torch.save_file(model.state_dict(), path)`). Returns the file's JSON
+/// header, which is `null` for other programs' files.
+///
+/// Names must be equal on both sides. What `encoder` lacks is left out when it is `num_batches_tracked`, which only
+/// PyTorch's batch normalization counts, or when its name begins with one of `ignored`: `fc.` for the classifier of
+/// torchvision's ResNet.
+///
+/// # Errors
+/// `Error::Io` when the file cannot be read, `Error::Checkpoint` when it is damaged, or a name is missing or left
+/// over, or a shape or kind differs; nothing is changed then.
+pub fn load_encoder(
+    path: &Path,
+    encoder: &BTreeMap<String, Tensor>,
+    ignored: &[&str],
+) -> Result<serde_json::Value> {
+    let (mut found, json) = read_tensors(path)?;
+    found.retain(|name, _| {
+        let counter = name == "num_batches_tracked" || name.ends_with(".num_batches_tracked");
+        encoder.contains_key(name) || !(counter || ignored.iter().any(|prefix| name.starts_with(prefix)))
+    });
+    copy_into(path, &found, encoder)?;
+    Ok(json)
 }
 
 /// Copies tensors into others of the same names.
@@ -91,10 +139,13 @@ pub fn copy_into(path: &Path, from: &BTreeMap<String, Tensor>, to: &BTreeMap<Str
     })
 }
 
-fn all_tensors<M: Method + ?Sized>(method: &M, optimizer: &dyn Optimizer) -> BTreeMap<String, Tensor> {
+fn all_tensors<M: Method + ?Sized>(
+    method: &M,
+    optimizer: &dyn Optimizer,
+) -> Result<BTreeMap<String, Tensor>> {
     let method = named_tensors(method).into_iter().map(|(name, tensor)| (format!("method/{name}"), tensor));
-    let optimizer = optimizer.state().into_iter().map(|(name, tensor)| (format!("optimizer/{name}"), tensor));
-    method.chain(optimizer).collect()
+    let optimizer = optimizer.state()?.into_iter().map(|(name, tensor)| (format!("optimizer/{name}"), tensor));
+    Ok(method.chain(optimizer).collect())
 }
 
 /// Writes named tensors and a JSON header in the safetensors format; the bytes depend on nothing else.
@@ -139,17 +190,17 @@ pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, serde_json
         .iter()
         .map(|(name, view)| Ok((name.to_string(), from_bytes(path, &view)?)))
         .collect::<Result<_>>()?;
-    Ok((tensors, header_json(path, &bytes)?))
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(path, &e))?;
+    Ok((tensors, our_json(&metadata)))
 }
 
-fn header_json(path: &Path, bytes: &[u8]) -> Result<serde_json::Value> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e))?;
+fn our_json(metadata: &Metadata) -> serde_json::Value {
     let text = metadata.metadata().as_ref().and_then(|map| map.get(HEADER));
-    Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-fn damaged(path: &Path, error: &safetensors::SafeTensorError) -> Error {
-    Error::checkpoint(path, format!("expected a safetensors file, found a damaged or foreign one ({error})"))
+fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::checkpoint(path, format!("expected a safetensors file, found a damaged or foreign one ({why})"))
 }
 
 const KINDS: [(Kind, Dtype); 8] = [
@@ -212,11 +263,43 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Removes what a killed process left half written in a directory; one that cannot be read has nothing to remove.
+///
+/// Call it while no other process writes there.
+pub fn remove_partials(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".partial") {
+            // One that stays costs space and nothing else.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The checkpoints of a run: `step-00001234.safetensors`, the newest `keep` of them, and `best.safetensors`.
 #[derive(Debug, Clone)]
 pub struct CheckpointDir {
     dir: PathBuf,
     keep: usize,
+}
+
+/// The step in the name of a numbered checkpoint.
+fn numbered(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// Where a run goes on.
+#[derive(Debug)]
+pub struct Latest {
+    /// The newest checkpoint that reads.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub header: Header,
+    /// Why newer ones do not read, newest first.
+    pub passed_over: Vec<Error>,
 }
 
 impl CheckpointDir {
@@ -225,7 +308,8 @@ impl CheckpointDir {
         CheckpointDir { dir: dir.into(), keep: keep.max(1) }
     }
 
-    /// Writes a checkpoint, then removes those that are no longer among the newest.
+    /// Writes a checkpoint, then removes those of later steps, which are of a damaged or abandoned future, and those
+    /// that are no longer among the newest.
     ///
     /// # Errors
     /// `Error::Io`; the checkpoints that were there stay.
@@ -237,12 +321,14 @@ impl CheckpointDir {
     ) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir, "create"))?;
         let path = self.dir.join(format!("step-{:08}.safetensors", header.next_step));
+        remove_partials(&self.dir);
         save(&path, method, optimizer, header)?;
-        let all = self.list()?;
-        for old in all.iter().take(all.len().saturating_sub(self.keep)) {
-            fs::remove_file(old).map_err(Error::io(old, "remove"))?;
+        let (kept, later): (Vec<_>, Vec<_>) =
+            self.list()?.into_iter().partition(|(step, _)| *step <= header.next_step);
+        let old = kept.iter().take(kept.len().saturating_sub(self.keep));
+        for (_, path) in later.iter().chain(old) {
+            fs::remove_file(path).map_err(Error::io(path, "remove"))?;
         }
-        self.remove_partials();
         Ok(path)
     }
 
@@ -257,47 +343,52 @@ impl CheckpointDir {
         header: &Header,
     ) -> Result<()> {
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir, "create"))?;
-        save(&self.dir.join("best.safetensors"), method, optimizer, header)
+        save(&self.dir.join(BEST), method, optimizer, header)
     }
 
-    /// The newest checkpoint that reads, and its header; damaged ones are passed over.
+    /// The score in the header of `best.safetensors`; none before it is written, or when it is damaged and so may be
+    /// replaced.
     ///
     /// # Errors
-    /// `Error::Io` when the directory cannot be read.
-    pub fn latest(&self) -> Result<Option<(PathBuf, Header)>> {
-        Ok(self.list()?.into_iter().rev().find_map(|path| {
-            let header = read_header(&path).ok()?;
-            Some((path, header))
-        }))
+    /// `Error::Io` when the file cannot be read.
+    pub fn best_score(&self) -> Result<Option<f64>> {
+        match read_header(&self.dir.join(BEST)) {
+            Ok(header) => Ok(header.score),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(Error::Checkpoint { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The numbered checkpoints, oldest first.
-    fn list(&self) -> Result<Vec<PathBuf>> {
+    /// The newest checkpoint that reads; none before the first is written.
+    ///
+    /// # Errors
+    /// `Error::Io` when the directory cannot be read; what is wrong with the newest checkpoint when there are some and
+    /// none reads.
+    pub fn latest(&self) -> Result<Option<Latest>> {
+        let mut passed_over = Vec::new();
+        for (_, path) in self.list()?.into_iter().rev() {
+            match read_header(&path) {
+                Ok(header) => return Ok(Some(Latest { path, header, passed_over })),
+                Err(error) => passed_over.push(error),
+            }
+        }
+        passed_over.into_iter().next().map_or(Ok(None), Err)
+    }
+
+    /// The numbered checkpoints with their steps, oldest first.
+    fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(Error::io(&self.dir, "read"))?,
         };
-        let mut all = entries
+        let paths = entries
             .map(|entry| entry.map(|e| e.path()).map_err(Error::io(&self.dir, "read")))
             .collect::<Result<Vec<_>>>()?;
-        all.retain(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.strip_prefix("step-")
-                .and_then(|rest| rest.strip_suffix(".safetensors"))
-                .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        });
+        let mut all: Vec<_> =
+            paths.into_iter().filter_map(|path| numbered(&path).map(|step| (step, path))).collect();
         all.sort();
         Ok(all)
-    }
-
-    /// Removes what a killed process left half written.
-    fn remove_partials(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().ends_with(".partial") {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
     }
 }
 
@@ -308,7 +399,7 @@ mod tests {
     use crate::optim::OptimizerConfig;
 
     fn header(next_step: u64) -> Header {
-        Header { next_step, config: serde_json::json!({"seed": 7}) }
+        Header { next_step, config: serde_json::json!({"seed": 7}), score: None }
     }
 
     fn parts() -> (Line, Box<dyn Optimizer>) {
@@ -332,18 +423,117 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["best.safetensors", "step-00000020.safetensors", "step-00000030.safetensors"]);
-        assert_eq!(dir.latest().unwrap().unwrap().1, header(30));
+        assert_eq!(dir.latest().unwrap().unwrap().header, header(30));
     }
 
     #[test]
-    fn a_damaged_newest_checkpoint_is_passed_over() {
+    fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
         let (scratch, (line, optimizer)) = (tempfile::tempdir().unwrap(), parts());
         let dir = CheckpointDir::new(scratch.path(), 3);
-        dir.save(&line, optimizer.as_ref(), &header(1)).unwrap();
+        let oldest = dir.save(&line, optimizer.as_ref(), &header(1)).unwrap();
         let newest = dir.save(&line, optimizer.as_ref(), &header(2)).unwrap();
-        let bytes = fs::read(&newest).unwrap();
-        fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
-        assert_eq!(dir.latest().unwrap().unwrap().1.next_step, 1);
+        cut(&newest);
+        let latest = dir.latest().unwrap().unwrap();
+        assert_eq!((latest.path, latest.header), (oldest.clone(), header(1)));
+        assert!(latest.passed_over[0].to_string().contains("step-00000002"), "{:?}", latest.passed_over);
+        cut(&oldest);
+        assert!(dir.latest().unwrap_err().to_string().contains("step-00000002"), "the newest one's fault");
+    }
+
+    #[test]
+    fn a_damaged_later_checkpoint_does_not_push_a_new_one_out() {
+        let (scratch, (line, optimizer)) = (tempfile::tempdir().unwrap(), parts());
+        let dir = CheckpointDir::new(scratch.path(), 1);
+        cut(&dir.save(&line, optimizer.as_ref(), &header(9)).unwrap());
+        for step in [5, 6] {
+            dir.save(&line, optimizer.as_ref(), &header(step)).unwrap();
+        }
+        assert_eq!(dir.latest().unwrap().unwrap().header, header(6));
+        assert_eq!(dir.list().unwrap().len(), 1, "the damaged one is of no use");
+    }
+
+    #[test]
+    fn steps_are_ordered_as_numbers() {
+        let (scratch, (line, optimizer)) = (tempfile::tempdir().unwrap(), parts());
+        let dir = CheckpointDir::new(scratch.path(), 1);
+        for step in [99_999_999, 100_000_000] {
+            dir.save(&line, optimizer.as_ref(), &header(step)).unwrap();
+        }
+        assert_eq!(dir.latest().unwrap().unwrap().header, header(100_000_000));
+    }
+
+    #[test]
+    fn the_best_score_is_read_back_and_a_damaged_one_may_be_replaced() {
+        let (scratch, (line, optimizer)) = (tempfile::tempdir().unwrap(), parts());
+        let dir = CheckpointDir::new(scratch.path(), 1);
+        assert_eq!(dir.best_score().unwrap(), None);
+        let best = Header { score: Some(0.75), ..header(3) };
+        dir.save_best(&line, optimizer.as_ref(), &best).unwrap();
+        assert_eq!(dir.best_score().unwrap(), Some(0.75));
+        cut(&scratch.path().join(BEST));
+        assert_eq!(dir.best_score().unwrap(), None);
+    }
+
+    #[test]
+    fn a_header_is_read_without_the_tensors_but_only_of_a_whole_file() {
+        let (scratch, (line, optimizer)) = (tempfile::tempdir().unwrap(), parts());
+        let path = scratch.path().join("one.safetensors");
+        save(&path, &line, optimizer.as_ref(), &header(5)).unwrap();
+        assert_eq!(read_header(&path).unwrap(), header(5));
+        let bytes = fs::read(&path).unwrap();
+        for (damage, said) in [
+            (bytes[..bytes.len() - 1].to_vec(), "does not end where"),
+            ([&bytes[..], b"!"].concat(), "does not end where"),
+            (bytes[..20].to_vec(), "longer than the file"),
+            (bytes[..3].to_vec(), "expected a safetensors file"),
+            (vec![0xff; 64], "longer than the file"),
+        ] {
+            fs::write(&path, damage).unwrap();
+            let message = read_header(&path).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+        write_tensors(&path, &BTreeMap::new(), &serde_json::json!({"other": 1})).unwrap();
+        assert!(read_header(&path).unwrap_err().to_string().contains("found other tensors"));
+    }
+
+    #[test]
+    fn an_encoder_loads_from_a_state_dict_of_pytorch_and_from_our_own_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("resnet.safetensors");
+        let full = |value: f64, size: &[i64]| Tensor::full(size, value, (Kind::Float, Device::Cpu));
+        let named = |all: &[(&str, f64)]| -> BTreeMap<String, Tensor> {
+            all.iter().map(|(name, value)| (name.to_string(), full(*value, &[2]))).collect()
+        };
+        let encoder = named(&[("bn1.weight", 0.), ("conv1.weight", 0.)]);
+        let pytorch = [("bn1.num_batches_tracked", 9.), ("bn1.weight", 1.), ("conv1.weight", 2.), ("fc.bias", 3.)];
+        write_tensors(&path, &named(&pytorch), &serde_json::Value::Null).unwrap();
+        let message = load_encoder(&path, &encoder, &[]).unwrap_err().to_string();
+        assert!(message.contains("fc.bias is not part"), "{message}");
+        assert_eq!(encoder["bn1.weight"].double_value(&[0]), 0., "nothing is changed by a refused file");
+        assert!(load_encoder(&path, &encoder, &["fc."]).unwrap().is_null());
+        assert_eq!(encoder["bn1.weight"].double_value(&[0]), 1.);
+        assert_eq!(encoder["conv1.weight"].double_value(&[1]), 2.);
+        // A prefix takes nothing away that the encoder has.
+        write_tensors(&path, &named(&pytorch[1..3]), &serde_json::json!({"method": "simclr"})).unwrap();
+        assert_eq!(load_encoder(&path, &encoder, &["conv1."]).unwrap()["method"], "simclr");
+        write_tensors(&path, &named(&pytorch[..2]), &serde_json::Value::Null).unwrap();
+        assert!(load_encoder(&path, &encoder, &["fc."]).unwrap_err().to_string().contains("conv1.weight is missing"));
+    }
+
+    fn cut(path: &Path) {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in [".step-00000002.safetensors.4711.partial", "my.partial", ".partial-notes"] {
+            fs::write(scratch.path().join(name), "half").unwrap();
+        }
+        remove_partials(scratch.path());
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+        remove_partials(&scratch.path().join("missing"));
     }
 
     #[test]

@@ -30,6 +30,14 @@ pub enum Error {
         /// What was expected and what came.
         message: String,
     },
+    /// A data set lacks the part that was asked for; what it has is sound.
+    #[error("{}: {message}", path.display())]
+    Absent {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was looked for, what was found.
+        message: String,
+    },
     /// A data file is missing, truncated, foreign or corrupt.
     #[error("{}: {message}", path.display())]
     Data {
@@ -47,7 +55,7 @@ pub enum Error {
         message: String,
     },
     /// The operating system refused to read or write.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}{}", path.display(), advice(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -56,15 +64,13 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// The loss stopped being finite.
-    #[error(
-        "loss is {loss} at step {step}: lower the learning rate, clip the gradient or use --precision fp32"
-    )]
+    /// The loss or a parameter stopped being finite.
+    #[error("{what} at step {step}: lower the learning rate, clip the gradient or use --precision fp32")]
     Diverged {
         /// The step, from 0.
         step: u64,
-        /// Its loss.
-        loss: f64,
+        /// What is not finite: `loss is NaN`.
+        what: String,
     },
     /// The representation collapsed and the run was told to stop on that.
     #[error("representation collapsed at step {step}: {message}")]
@@ -90,6 +96,16 @@ impl Error {
         Error::Data { path: path.into(), message: message.into() }
     }
 
+    /// A part that a data set does not have: what was looked for, what was found.
+    pub fn absent(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Error::Absent { path: path.into(), message: message.into() }
+    }
+
+    /// A loss that stopped being finite.
+    pub(crate) fn diverged(step: u64, loss: f64) -> Self {
+        Error::Diverged { step, what: format!("loss is {loss}") }
+    }
+
     /// A checkpoint that does not fit.
     pub fn checkpoint(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Error::Checkpoint { path: path.into(), message: message.into() }
@@ -99,6 +115,15 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Error::Io { path, action, source }
+    }
+}
+
+/// What to do about a disk that takes no more.
+fn advice(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match source.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => ": free some space there, or raise its limit",
+        _ => "",
     }
 }
 

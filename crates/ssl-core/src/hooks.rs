@@ -30,11 +30,9 @@ impl<M: Method + ?Sized> Hook<M> for Checkpoints {
             return Ok(Flow::Continue);
         }
         recorder.flush()?;
-        let loss = f64::try_from(&now.output.loss)?;
-        if !loss.is_finite() {
-            return Err(Error::Diverged { step: now.at.index, loss });
-        }
-        self.dir.save(now.method, now.optimizer, &Header { next_step, config: self.config.clone() })?;
+        now.check_finite()?;
+        let header = Header { next_step, config: self.config.clone(), score: None };
+        self.dir.save(now.method, now.optimizer, &header)?;
         Ok(if stop { Flow::Stop } else { Flow::Continue })
     }
 }
@@ -51,7 +49,24 @@ pub struct OnlineKnn<I> {
     /// Where the checkpoint of the highest accuracy is kept, and the configuration written into it.
     pub keep_best: Option<(CheckpointDir, serde_json::Value)>,
     /// The highest accuracy so far.
-    pub best: Option<f64>,
+    best: Option<f64>,
+}
+
+impl<I> OnlineKnn<I> {
+    /// A hook that goes on from the best checkpoint that `keep_best` holds already: a resumed run replaces it by a
+    /// better one only.
+    ///
+    /// # Errors
+    /// `Error::Io` when that checkpoint cannot be read.
+    pub fn new(
+        bank: (I, Vec<i64>),
+        queries: (I, Vec<i64>),
+        every: u64,
+        keep_best: Option<(CheckpointDir, serde_json::Value)>,
+    ) -> Result<Self> {
+        let best = keep_best.as_ref().map(|(dir, _)| dir.best_score()).transpose()?.flatten();
+        Ok(OnlineKnn { bank, queries, every, keep_best, best })
+    }
 }
 
 impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for OnlineKnn<I> {
@@ -59,6 +74,7 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for OnlineKnn<I> {
         if !now.is_due(self.every) {
             return Ok(Flow::Continue);
         }
+        now.check_finite()?;
         let bank = Features::new(&embed(now, &self.bank.0)?, self.bank.1.clone())?;
         let queries = Features::new(&embed(now, &self.queries.0)?, self.queries.1.clone())?;
         let accuracy = knn(&bank, &queries, &KnnOptions::default())?.accuracy;
@@ -66,7 +82,8 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for OnlineKnn<I> {
         if self.best.is_none_or(|best| accuracy > best) {
             self.best = Some(accuracy);
             if let Some((dir, config)) = &self.keep_best {
-                let header = Header { next_step: now.at.index + 1, config: config.clone() };
+                let (next_step, config) = (now.at.index + 1, config.clone());
+                let header = Header { next_step, config, score: Some(accuracy) };
                 dir.save_best(now.method, now.optimizer, &header)?;
             }
         }
@@ -101,6 +118,7 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
         if !now.is_due(self.every) {
             return Ok(Flow::Continue);
         }
+        now.check_finite()?;
         let step = now.at.index;
         let health = Health::of(&embed(now, &self.inputs)?)?;
         recorder.record(step, "feature_deviation", health.deviation)?;
@@ -116,7 +134,93 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
     }
 }
 
-/// Embeds a sample in the precision of the run.
+/// Examples of a sample that are embedded at once, which bounds the memory.
+const BLOCK: i64 = 250;
+
+/// Embeds a sample in the precision of the run. `[N, D]`
 fn embed<I: Batch, M: Method<Input = I> + ?Sized>(now: &Moment<'_, M>, input: &I) -> Result<Tensor> {
-    now.precision.scope(now.device, || now.method.embed(&input.to_device(now.device)?))
+    let n = input.len();
+    let blocks = (0..n).step_by(BLOCK as usize).map(|start| {
+        let block = input.part(start, BLOCK.min(n - start))?.to_device(now.device)?;
+        now.precision.scope(now.device, || now.method.embed(&block))
+    });
+    Ok(Tensor::f_cat(&blocks.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::tests::Line;
+    use crate::optim::{Optimizer, OptimizerConfig};
+    use crate::{Output, Precision, Step, named_tensors, no_grad};
+    use serde_json::Value;
+    use tch::{Device, Kind};
+
+    /// A finished step of a method, with the loss that is given.
+    fn after<R>(line: &Line, loss: f64, look: impl FnOnce(&Moment<'_, Line>, &dyn Optimizer) -> R) -> R {
+        let optimizer = OptimizerConfig::sgd(0.).build(named_tensors(line)).unwrap();
+        let now = Moment {
+            at: Step { index: 4, total: 10 },
+            method: line,
+            optimizer: optimizer.as_ref(),
+            output: &Output::new(Tensor::from(loss)),
+            precision: Precision::Fp32,
+            device: Device::Cpu,
+        };
+        look(&now, optimizer.as_ref())
+    }
+
+    fn points(n: i64) -> Tensor {
+        (Tensor::arange(n * 3, (Kind::Float, Device::Cpu)) * 0.37).sin().view([n, 3])
+    }
+
+    #[test]
+    fn nothing_is_saved_of_a_run_that_is_not_finite() {
+        let (scratch, line) = (tempfile::tempdir().unwrap(), Line::new(1.).unwrap());
+        let dir = CheckpointDir::new(scratch.path(), 2);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut hook = Checkpoints { dir: dir.clone(), every: 5, config: Value::Null, stop };
+        let mut save = |now: &Moment<'_, Line>| hook.after_step(now, &mut Vec::<(u64, String, f64)>::new());
+        let message = after(&line, f64::NAN, |now, _| save(now)).unwrap_err().to_string();
+        assert!(message.starts_with("loss is NaN at step 4"), "{message}");
+        let spoilt = after(&line, 1., |now, optimizer| {
+            let _ = no_grad(|| optimizer.flat().parameters().get(0).fill_(f64::NAN));
+            save(now)
+        });
+        let message = spoilt.unwrap_err().to_string();
+        assert!(message.starts_with("student/encoder.weight is not finite at step 4"), "{message}");
+        assert!(dir.latest().unwrap().is_none());
+        after(&Line::new(1.).unwrap(), 1., |now, _| save(now)).unwrap();
+        assert_eq!(dir.latest().unwrap().unwrap().header.next_step, 5);
+    }
+
+    #[test]
+    fn a_resumed_run_replaces_the_best_checkpoint_by_a_better_one_only() {
+        let (scratch, line) = (tempfile::tempdir().unwrap(), Line::new(1.).unwrap());
+        let dir = CheckpointDir::new(scratch.path(), 2);
+        let labels: Vec<i64> = (0..40).map(|i| i % 2).collect();
+        let look = |labels: &[i64]| {
+            let keep = Some((dir.clone(), Value::Null));
+            let mut hook =
+                OnlineKnn::new((points(40), labels.to_vec()), (points(40), labels.to_vec()), 5, keep).unwrap();
+            let mut log = Vec::<(u64, String, f64)>::new();
+            after(&line, 1., |now, _| hook.after_step(now, &mut log)).unwrap();
+            log[0].2
+        };
+        let first = look(&labels);
+        assert_eq!(dir.best_score().unwrap(), Some(first));
+        let better = Header { next_step: 1, config: Value::Null, score: Some(1.5) };
+        after(&line, 1., |now, optimizer| dir.save_best(now.method, optimizer, &better)).unwrap();
+        look(&labels);
+        assert_eq!(dir.best_score().unwrap(), Some(1.5));
+    }
+
+    #[test]
+    fn blocks_do_not_change_an_embedding() {
+        let line = Line::new(1.).unwrap();
+        let x = points(2 * BLOCK + 3);
+        let found = after(&line, 1., |now, _| embed(now, &x)).unwrap();
+        assert_eq!(found.size(), [2 * BLOCK + 3, 2]);
+        assert!(found.allclose(&line.embed(&x).unwrap(), 1e-6, 1e-6, false));
+    }
 }

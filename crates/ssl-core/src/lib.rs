@@ -25,7 +25,7 @@ pub mod tensor;
 pub mod trainer;
 
 pub use batch::{Batch, Pair, Views};
-pub use config::TrainConfig;
+pub use config::{Decline, TrainConfig};
 pub use contract::check_method;
 pub use ema::{Ema, Statistics};
 pub use error::{Error, Result};

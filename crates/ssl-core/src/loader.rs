@@ -16,6 +16,9 @@ pub trait Source: Sync {
     fn batch(&self, epoch: u64, index: u64) -> Result<Self::Batch>;
 }
 
+/// More batches than this are a slip of the pen: they would fill the memory.
+const MOST_AHEAD: usize = 1024;
+
 /// How batches reach the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loader {
@@ -30,7 +33,8 @@ impl Loader {
     /// Hands the batches of `steps` to `f` in order until it says stop; preparing runs ahead meanwhile.
     ///
     /// # Errors
-    /// What the source or `f` returns, whichever comes first.
+    /// `Error::Config` when the source has no batch or too many are to be prepared ahead; what the source or `f`
+    /// returns, whichever comes first.
     pub fn for_each<B: Batch>(
         &self,
         source: &dyn Source<Batch = B>,
@@ -40,6 +44,10 @@ impl Loader {
         let per_epoch = source.batches_per_epoch();
         if per_epoch == 0 {
             return Err(Error::config("source", "expected at least one batch per epoch, got none"));
+        }
+        if self.prefetch > MOST_AHEAD {
+            let message = format!("expected at most {MOST_AHEAD} batches, got {}", self.prefetch);
+            return Err(Error::config("prefetch", message));
         }
         let prepare = |step: u64| -> Result<B> {
             let batch = source.batch(step / per_epoch, step % per_epoch)?;
@@ -123,6 +131,12 @@ mod tests {
             assert_eq!(seen(prefetch, 99, 99).0, [2, 3, 4, 5, 6, 7, 8], "prefetch {prefetch}");
             assert_eq!(seen(prefetch, 99, 4).0, [2, 3, 4], "prefetch {prefetch}");
         }
+    }
+
+    #[test]
+    fn an_absurd_number_of_batches_ahead_is_refused() {
+        let message = seen(usize::MAX, 99, 99).1.unwrap_err().to_string();
+        assert!(message.starts_with("prefetch: expected at most 1024 batches, got "), "{message}");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use rand::SeedableRng;
 pub type Rng = rand_chacha::ChaCha8Rng;
 
 /// A generator that depends on `seed` and on every number of `stream`, and on nothing else.
+///
+/// The first number says what the stream is for, so that streams of different uses never coincide: 1 and up in
+/// `ssl-vision`, 101 and up in the examples, 201 and up in [`eval`](crate::eval).
 pub fn rng(seed: u64, stream: &[u64]) -> Rng {
     Rng::seed_from_u64(stream.iter().fold(seed, |state, &part| mix(state, part)))
 }

@@ -12,6 +12,8 @@
 //! | torch `OneCycleLR` | `one_cycle` | | | |
 //! | transformers cosine and linear with warm-up | `cosine`, `linear` + warm-up | `AfterLastStep` | `FromStart` | `Rest` |
 //! | timm `CosineLRScheduler` (`warmup_prefix=False`) | `cosine` + warm-up | `AfterLastStep` | `FromStart` | `Whole` |
+//! | SimCLR's code (`model_util.py`) | `cosine` + warm-up | `AfterLastStep` | `FromStart` | `Rest` |
+//! | BYOL's momentum | `cosine` from 0.996 to 1 | `AfterLastStep` | | |
 //! | solo-learn `LinearWarmupCosineAnnealingLR` | `cosine` + warm-up from 3e-5 | `AfterLastStep` | `BothEnds` | `Rest` |
 //!
 //! ```
@@ -79,7 +81,7 @@ pub enum End {
     /// The last step of the run uses the end value (lightly).
     #[default]
     AtLastStep,
-    /// The step after the last would use it (torch, timm, transformers, solo-learn).
+    /// The step after the last would use it (SimCLR's and BYOL's code, torch, timm, transformers, solo-learn).
     AfterLastStep,
 }
 
@@ -101,10 +103,11 @@ pub struct Warmup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ramp {
-    /// `(i + 1) / w`: the first step already moves, the last one has the full value (SimCLR, lightly).
+    /// `(i + 1) / w`: the first step already moves, the last one has the full value (lightly).
     #[default]
     SkipStart,
-    /// `i / w`: the first step has `from`, the first after the warm-up the full value (transformers, timm).
+    /// `i / w`: the first step has `from`, the first after the warm-up the full value (SimCLR's code, transformers,
+    /// timm).
     FromStart,
     /// `i / (w - 1)`: the first step has `from`, the last of the warm-up the full value (solo-learn).
     BothEnds,
@@ -121,22 +124,24 @@ pub enum Span {
     Whole,
 }
 
-/// Up to eight steps in increasing order; in JSON a list.
+/// Up to eight steps in increasing order; in JSON a list. A step that stands there twice counts twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<u64>", into = "Vec<u64>")]
 #[schemars(with = "Vec<u64>")]
-pub struct Milestones([u64; 8]);
+pub struct Milestones([u64; Milestones::MOST]);
 
 impl Milestones {
+    /// Milestones at most.
+    pub(crate) const MOST: usize = 8;
+
     /// Milestones from a list.
     ///
     /// # Errors
     /// `Error::Config` when there are more than eight or their order is not increasing.
     pub fn new(steps: &[u64]) -> Result<Self> {
-        let increasing = steps.iter().zip(steps.iter().skip(1)).all(|(a, b)| a < b);
-        let mut all = [u64::MAX; 8];
+        let mut all = [u64::MAX; Milestones::MOST];
         match all.get_mut(..steps.len()) {
-            Some(head) if increasing => head.copy_from_slice(steps),
+            Some(head) if steps.is_sorted() => head.copy_from_slice(steps),
             _ => {
                 let message = format!("expected at most 8 steps in increasing order, got {steps:?}");
                 return Err(Error::config("milestones", message));
@@ -178,7 +183,8 @@ impl Schedule {
         Schedule::new(start, end, Shape::Linear)
     }
 
-    /// Half a cosine; the last step has `end`. With 0.996 and 1 it is BYOL's momentum.
+    /// Half a cosine; the last step has `end`. BYOL's momentum is that from 0.996 to 1 with [`End::AfterLastStep`], since
+    /// the paper's `k / K` counts the steps done.
     pub fn cosine(start: f64, end: f64) -> Self {
         Schedule::new(start, end, Shape::Cosine)
     }

@@ -1,11 +1,19 @@
 //! Small helpers on tensors: checks of rank, and a scope without gradients.
 use crate::{Error, Result};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Runs `f` without recording gradients; the former state comes back also on a panic.
 pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
     let _guard = tch::no_grad_guard();
     f()
+}
+
+/// Half-precision tensors as float32, others as they are.
+pub(crate) fn at_least_float(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.kind() {
+        Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
+        _ => x.shallow_clone(),
+    })
 }
 
 fn shape_error(x: &Tensor, what: &str, expected: &str) -> Error {

@@ -2,7 +2,7 @@
 use crate::loader::{Flow, Loader, Source};
 use crate::optim::Optimizer;
 use crate::record::Recorder;
-use crate::{Batch, Error, Method, Output, Precision, Result, Schedule, Step, mix};
+use crate::{Batch, Error, Method, Output, Precision, Result, Schedule, Step, mix, named_tensors};
 use std::ops::Range;
 use std::time::Instant;
 use tch::{Device, Tensor};
@@ -33,7 +33,23 @@ impl<M: Method + ?Sized> Moment<'_, M> {
     /// Whether an action that happens each `every` steps, and at the end, is due; 0 is never.
     pub fn is_due(&self, every: u64) -> bool {
         let done = self.at.index + 1;
-        every > 0 && (done % every == 0 || done == self.at.total)
+        every > 0 && (done.is_multiple_of(every) || done == self.at.total)
+    }
+
+    /// That the loss and all of the method's tensors are finite; it waits for the device. A hook asks before it keeps or measures anything.
+    ///
+    /// # Errors
+    /// `Error::Diverged` saying which is not.
+    pub fn check_finite(&self) -> Result<()> {
+        let step = self.at.index;
+        finite(step, &self.output.loss)?;
+        // The loss is that of the weights before the update; those after it may be spoilt already.
+        for (name, tensor) in named_tensors(self.method) {
+            if f64::try_from(tensor.f_isfinite()?.f_all()?)? == 0. {
+                return Err(Error::Diverged { step, what: format!("{name} is not finite") });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -75,7 +91,8 @@ impl Trainer {
     /// is `steps.end` unless a hook stopped the run.
     ///
     /// # Errors
-    /// `Error::Diverged` when the loss is not finite, and whatever the method, the source or a hook returns.
+    /// `Error::Config` when a number of a schedule is not finite, `Error::Diverged` when the loss is not, and whatever
+    /// the method, the source or a hook returns.
     pub fn fit<M: Method + ?Sized>(
         &self,
         method: &mut M,
@@ -85,6 +102,8 @@ impl Trainer {
         hooks: &mut [&mut dyn Hook<M>],
         recorder: &mut dyn Recorder,
     ) -> Result<u64> {
+        self.learning_rate.validate("learning_rate")?;
+        self.weight_decay.validate("weight_decay")?;
         let mut next = steps.start;
         let mut pace = Pace { since: Instant::now(), examples: 0 };
         self.loader.for_each(source, steps, |index, batch| {
@@ -94,12 +113,10 @@ impl Trainer {
             drop(batch);
             next = index + 1;
 
-            let log = index % self.log_every.max(1) == 0 || next == self.total_steps;
+            let log = index.is_multiple_of(self.log_every.max(1)) || next == self.total_steps;
+            // On CUDA hooks that are due look too.
             if log || !self.loader.device.is_cuda() {
-                let loss = f64::try_from(&output.loss)?;
-                if !loss.is_finite() {
-                    return Err(Error::Diverged { step: index, loss });
-                }
+                let loss = finite(index, &output.loss)?;
                 if log {
                     self.record(at, loss, &output, norm.as_ref(), &mut pace, recorder)?;
                 }
@@ -170,6 +187,12 @@ impl Trainer {
         recorder.record(at.index, "learning_rate", self.learning_rate.at(at))?;
         recorder.record(at.index, "examples_per_second", pace.lap())
     }
+}
+
+/// The value of a loss, which must be finite; it waits for the device.
+fn finite(step: u64, loss: &Tensor) -> Result<f64> {
+    let loss = f64::try_from(loss)?;
+    if loss.is_finite() { Ok(loss) } else { Err(Error::diverged(step, loss)) }
 }
 
 /// Examples since the last look at the clock.
@@ -257,6 +280,21 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_not_finite_ends_the_run() {
-        assert!(matches!(losses(1, f64::NAN), Err(Error::Diverged { step: 0, .. })));
+        let message = losses(1, f64::NAN).unwrap_err().to_string();
+        assert!(message.starts_with("loss is NaN at step 0: "), "{message}");
+    }
+
+    #[test]
+    fn a_schedule_that_is_not_finite_is_refused_before_the_first_step() {
+        let (mut method, mut log) = (Line::new(1.).unwrap(), Vec::<(u64, String, f64)>::new());
+        let mut optimizer = OptimizerConfig::adamw().build(named_tensors(&method)).unwrap();
+        let (rate, decay) = (Schedule::constant(f64::NAN), Schedule::constant(f64::INFINITY));
+        for (trainer, name) in [
+            (Trainer { learning_rate: rate, ..trainer(1) }, "learning_rate: "),
+            (Trainer { weight_decay: decay, ..trainer(1) }, "weight_decay: "),
+        ] {
+            let run = trainer.fit(&mut method, optimizer.as_mut(), &Points, 0..6, &mut [], &mut log);
+            assert!(run.unwrap_err().to_string().starts_with(name));
+        }
     }
 }

@@ -94,7 +94,7 @@ pub fn pretrain(
     let batch = |indices: &[usize]| -> Result<Tensor> {
         Ok(clean.batch(images.as_ref(), indices)?.f_to_device(device)?)
     };
-    for (seen, indices) in (0..).zip(all.chunks(BLOCK)) {
+    for (seen, indices) in (0..).step_by(BLOCK).zip(all.chunks(BLOCK)) {
         let _ = no_grad(|| method.encode(&batch(indices)?, Mode::Calibrate { seen }))?;
     }
     let header = json!({"preprocess": {"encoder": settings.encoder, "pixels": clean}});

@@ -15,8 +15,8 @@ thread_local! {
 
 /// How an image is prepared for the encoder without chance.
 ///
-/// Where all images of a set have one size and fit into a square of `size`, they stay as they are. Else the
-/// shorter side is resized to 8/7 of `size` (256 for 224) and the middle square of `size` is taken.
+/// Where all images of a set have one size and its longer side is `size`, they stay as they are. Else the shorter
+/// side is resized, up or down, to 8/7 of `size` (256 for 224) and the middle square of `size` is taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Clean {
     /// Side of the square, in pixels.
@@ -43,7 +43,7 @@ impl Clean {
         if indices.is_empty() {
             return Err(Error::config("indices", "expected at least one, got none"));
         }
-        let kept = dataset.size().filter(|&(width, height)| width.max(height) <= self.size);
+        let kept = dataset.size().filter(|&(width, height)| width.max(height) == self.size);
         let (width, height) = kept.unwrap_or((self.size, self.size));
         let channels = dataset.channels();
         let normalize = normalization(&self.mean, &self.std, channels.max(self.mean.len()));
@@ -98,15 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn images_of_one_fitting_size_stay_as_they_are() {
+    fn images_of_one_size_whose_longer_side_fits_stay_as_they_are() {
         let set = ImageArray::new(3, 2, 1, vec![0, 51, 102, 153, 204, 255, 9, 9, 9, 9, 9, 9]).unwrap();
-        let batch = clean(4, &[0.2]).batch(&set, &[0]).unwrap();
+        let batch = clean(3, &[0.2]).batch(&set, &[0]).unwrap();
         assert_eq!(batch.size(), [1, 1, 2, 3]);
         let values = Vec::<f32>::try_from(batch.flatten(0, -1)).unwrap();
         for (value, expected) in values.iter().zip([-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]) {
             assert!((value - expected).abs() < 1e-6);
         }
-        assert_eq!(clean(4, &[0.2; 3]).batch(&set, &[0, 1]).unwrap().size(), [2, 3, 2, 3]);
+        assert_eq!(clean(3, &[0.2; 3]).batch(&set, &[0, 1]).unwrap().size(), [2, 3, 2, 3]);
     }
 
     #[test]
@@ -120,6 +120,21 @@ mod tests {
         // 28 x 16 becomes 14 x 8; columns 4 to 10 (3.5 rounds to even) are at 9, 11, .. minus a half.
         for (value, column) in row.iter().zip([8.5, 10.5, 12.5, 14.5, 16.5, 18.5, 20.5]) {
             assert!((value - 8.0 * column).abs() < 1e-3, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn smaller_images_grow_to_the_size() {
+        // Columns of brightness 0, 8, .. 48: of 7 columns that become 16, the middle 14.
+        let data = (0..7 * 7).map(|i| (i % 7 * 8) as u8).collect();
+        let set = ImageArray::new(7, 7, 1, data).unwrap();
+        let batch = clean(14, &[0.0]).batch(&set, &[0]).unwrap();
+        assert_eq!(batch.size(), [1, 1, 14, 14]);
+        let row = Vec::<f32>::try_from((batch.select(2, 3) * 255.0).flatten(0, -1)).unwrap();
+        for (column, value) in row.iter().enumerate() {
+            // The middle of column 1 + `column` of 16, among the middles of the 7; the edges are repeated.
+            let at = ((column as f32 + 1.5) * 7.0 / 16.0 - 0.5).clamp(0.0, 6.0);
+            assert!((value - 8.0 * at).abs() < 1e-3, "{row:?}");
         }
     }
 

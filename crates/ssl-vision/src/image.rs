@@ -64,17 +64,6 @@ impl<'a> Image<'a> {
         &self.data
     }
 
-    /// The bytes, copied only when they were borrowed.
-    pub fn into_data(self) -> Vec<u8> {
-        self.data.into_owned()
-    }
-
-    /// The same picture without the lifetime.
-    pub fn into_owned(self) -> Image<'static> {
-        let Image { width, height, channels, data } = self;
-        Image { width, height, channels, data: Cow::Owned(data.into_owned()) }
-    }
-
     /// The same picture borrowed.
     pub fn borrowed(&self) -> Image<'_> {
         let &Image { width, height, channels, ref data } = self;
@@ -117,7 +106,8 @@ pub trait ImageDataset: Send + Sync + Debug {
         (0..self.len()).map(|index| self.label(index)).collect()
     }
 
-    /// The images that could not be read so far, one line each: which and why.
+    /// The images that could not be read so far, one line each: which and why. It grows while images are read, so
+    /// a program that names them asks again and leaves out the lines it has had.
     fn skipped(&self) -> Vec<String> {
         Vec::new()
     }

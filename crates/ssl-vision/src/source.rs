@@ -68,12 +68,12 @@ impl ViewSource {
     ) -> Result<Self> {
         let first = views.first().ok_or_else(|| Error::config("views", "expected at least one, got none"))?;
         if batch_size == 0 {
-            return Err(Error::config("batch size", "expected at least 1, got 0"));
+            return Err(Error::config("batch_size", "expected at least 1, got 0"));
         }
         if batch_size > dataset.len() {
             return Err(Error::config(
-                format!("batch size {batch_size}"),
-                format!("is larger than the data ({} images): lower --batch-size", dataset.len()),
+                "batch_size",
+                format!("expected at most {} (the number of images), got {batch_size}", dataset.len()),
             ));
         }
         let clean = Clean::of(first);
@@ -90,7 +90,7 @@ impl ViewSource {
     pub fn on_device(mut self, device: Device) -> Result<Self> {
         let (width, height) = self.dataset.size().ok_or_else(|| {
             let message = "device expects images of one size, which this data does not promise: use cpu";
-            Error::config("augment-on", message)
+            Error::config("augment_on", message)
         })?;
         let channels = self.dataset.channels();
         let view = |view: &Augmenter| BatchAugmenter::new(view.config().clone(), channels, device);
@@ -374,14 +374,15 @@ mod tests {
         source(None).views(0, 0).unwrap();
         let message = source(None).on_device(Device::Cpu).unwrap_err().to_string();
         assert!(message.ends_with("which this data does not promise: use cpu"), "{message}");
+        assert!(message.starts_with("augment_on: "), "{message}");
         let broken = source(Some((4, 3))).on_device(Device::Cpu).unwrap();
         assert_eq!(broken.views(0, 0).unwrap_err().to_string(), "image 1: expected 4x3x1, got 5x3x1");
     }
 
     #[test]
-    fn a_batch_larger_than_the_data_says_what_to_do() {
+    fn a_batch_larger_than_the_data_names_the_field_and_the_limit() {
         let message = source(21, 0).unwrap_err().to_string();
-        assert_eq!(message, "batch size 21: is larger than the data (20 images): lower --batch-size");
-        assert!(source(0, 0).is_err());
+        assert_eq!(message, "batch_size: expected at most 20 (the number of images), got 21");
+        assert_eq!(source(0, 0).unwrap_err().to_string(), "batch_size: expected at least 1, got 0");
     }
 }

@@ -80,6 +80,6 @@ fn what_is_wrong_with_a_folder_is_said_in_one_line() {
     let empty = message();
     assert!(empty.contains("no images: looked for") && !empty.contains('\n'), "{empty}");
     pictures(scratch.path(), 3);
-    assert!(message().starts_with("batch size 8: is larger than the data (3 images)"), "{}", message());
+    assert!(message().starts_with("batch_size: expected at most 3 (the number of images)"), "{}", message());
     assert!(!out.exists());
 }

@@ -2,9 +2,10 @@
 use crate::Machine;
 use anyhow::Result;
 use serde::Serialize;
+use rand::seq::index;
 use ssl_core::eval::{Features, Options, Report, evaluate, majority};
-use ssl_core::{Batch, Method, Mode, no_grad};
-use std::ops::Range;
+use ssl_core::report::Figure;
+use ssl_core::{Batch, Method, Mode, no_grad, rng};
 use tch::Tensor;
 
 /// Clean examples that can be embedded, in a fixed order.
@@ -21,22 +22,33 @@ pub trait Examples<I> {
     ///
     /// # Errors
     /// When one cannot be read.
-    fn inputs(&self, range: Range<usize>) -> ssl_core::Result<I>;
+    fn inputs(&self, indices: &[usize]) -> ssl_core::Result<I>;
 
     /// Examples as raw features, the floor that any encoder must beat. `[n, D]`.
     ///
     /// # Errors
     /// When one cannot be read.
-    fn raw(&self, range: Range<usize>) -> ssl_core::Result<Tensor>;
+    fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor>;
 
     /// The labels, if there are any.
     fn labels(&self) -> Option<Vec<i64>>;
+
+    /// Names of the labels from 0, if they have any.
+    fn label_names(&self) -> Vec<String>;
+
+    /// An example as a person looks at it, if that can be shown.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>>;
 }
 
 /// Examples of one forward pass of the evaluation.
 const BLOCK: usize = 500;
 /// Examples from which the statistics of normalization layers are taken anew.
 const CALIBRATION: usize = 10_000;
+/// Tags that keep the streams of random numbers of one seed apart.
+const CALIBRATED: u64 = 101;
 
 /// What the encoder and its floors reach by the same protocol.
 #[derive(Debug, Serialize)]
@@ -62,28 +74,32 @@ pub struct Floors {
     pub majority: f64,
 }
 
-/// Embeds all examples, block by block. `[N, D]`, float32, on the CPU.
+/// Embeds examples, block by block. `[N, D]`, float32, on the CPU.
 ///
 /// # Errors
 /// When an example cannot be read or libtorch refuses.
 pub fn embed<I: Batch, M: Method<Input = I> + ?Sized>(
     method: &M,
     examples: &dyn Examples<I>,
+    indices: &[usize],
     machine: &Machine,
-    progress: &dyn Fn(usize),
 ) -> Result<Tensor> {
-    let block = |range: Range<usize>| -> ssl_core::Result<Tensor> {
-        let input = examples.inputs(range.clone())?.to_device(machine.device)?;
+    let block = |indices: &[usize]| -> ssl_core::Result<Tensor> {
+        let input = examples.inputs(indices)?.to_device(machine.device)?;
         let features = machine.precision.scope(machine.device, || method.embed(&input))?;
-        progress(range.len());
         Ok(features.f_to_kind(tch::Kind::Float)?.f_to_device(tch::Device::Cpu)?)
     };
-    stack(examples.len(), block)
+    stack(indices, block)
 }
 
-fn stack(len: usize, block: impl Fn(Range<usize>) -> ssl_core::Result<Tensor>) -> Result<Tensor> {
-    let parts = (0..len).step_by(BLOCK).map(|start| block(start..len.min(start + BLOCK)));
-    Ok(Tensor::f_cat(&parts.collect::<ssl_core::Result<Vec<_>>>()?, 0)?)
+fn stack(indices: &[usize], block: impl Fn(&[usize]) -> ssl_core::Result<Tensor>) -> Result<Tensor> {
+    let parts = indices.chunks(BLOCK).map(block).collect::<ssl_core::Result<Vec<_>>>()?;
+    Ok(Tensor::f_cat(&parts, 0)?)
+}
+
+/// `count` different numbers below `len`, or all, in random order: a set may be sorted by class.
+pub(crate) fn draw(len: usize, count: usize, seed: u64, stream: u64) -> Vec<usize> {
+    index::sample(&mut rng(seed, &[stream]), len, count.min(len)).into_vec()
 }
 
 /// Takes the statistics of normalization layers anew from clean training examples: those of a short run have not
@@ -95,20 +111,24 @@ pub fn calibrate<I: Batch, M: Method<Input = I> + ?Sized>(
     method: &M,
     examples: &dyn Examples<I>,
     machine: &Machine,
+    seed: u64,
 ) -> Result<usize> {
-    let n = examples.len();
-    let blocks = n.min(CALIBRATION).div_ceil(BLOCK);
-    for seen in 0..blocks {
-        // Spread over the whole set, which may be sorted.
-        let start = seen * n / blocks;
-        let range = start..n.min(start + BLOCK);
-        let input = examples.inputs(range)?.to_device(machine.device)?;
+    let drawn = draw(examples.len(), CALIBRATION, seed, CALIBRATED);
+    let mut seen = 0;
+    for block in drawn.chunks(BLOCK) {
+        let input = examples.inputs(block)?.to_device(machine.device)?;
         let _ = no_grad(|| {
-            let mode = Mode::Calibrate { seen: seen as u64 };
+            let mode = Mode::Calibrate { seen };
             machine.precision.scope(machine.device, || method.encode(&input, mode))
         })?;
+        seen += block.len() as u64;
     }
-    Ok(n.min(blocks * BLOCK))
+    Ok(drawn.len())
+}
+
+/// All positions of a set.
+fn every<I>(set: &dyn Examples<I>) -> Vec<usize> {
+    (0..set.len()).collect()
 }
 
 /// The protocol on a trained encoder, whose statistics are [`calibrate`]d, and on its floors.
@@ -130,15 +150,15 @@ pub fn evaluate_all<I: Batch, M: Method<Input = I> + ?Sized>(
         Ok(evaluate(&a, &b, options)?)
     };
     progress("evaluating the encoder");
-    let eval = report(&|set| embed(method, set, machine, &|_| ()))?;
+    let eval = report(&|set| embed(method, set, &every(set), machine))?;
     let Some(untrained) = untrained else { return Ok(Some(Evaluation { eval, floors: None })) };
     progress("evaluating the floor: random initialization");
-    let untouched = report(&|set| embed(untrained, set, machine, &|_| ()))?;
+    let untouched = report(&|set| embed(untrained, set, &every(set), machine))?;
     progress("evaluating the floor: random initialization, recalibrated");
-    calibrate(untrained, train, machine)?;
-    let recalibrated = report(&|set| embed(untrained, set, machine, &|_| ()))?;
+    calibrate(untrained, train, machine, options.seed)?;
+    let recalibrated = report(&|set| embed(untrained, set, &every(set), machine))?;
     progress("evaluating the floor: raw input");
-    let raw = report(&|set| stack(set.len(), |range| set.raw(range)))?;
+    let raw = report(&|set| stack(&every(set), |indices| set.raw(indices)))?;
     let floors = Floors {
         random_init: untouched.stronger(&recalibrated),
         random_init_untouched: untouched,

@@ -1,17 +1,20 @@
 //! One run from its first step to its summary, for every modality.
-use crate::evaluation::{Examples, calibrate, evaluate_all};
+use crate::evaluation::{Evaluation, Examples, calibrate, draw, evaluate_all};
+use crate::report;
 use crate::{CommonFlags, Machine, RunConfig, RunDir};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::ProgressDrawTarget;
 use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
 use ssl_core::eval::{CollapseAlarm, Features, LinearOptions, Options, linear};
 use ssl_core::hooks::{Checkpoints, CollapseWatch, OnCollapse, OnlineKnn};
-use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
-use ssl_core::{Batch, Hook, Loader, Method, Schedule, Source, TrainConfig, Trainer, named_tensors};
+use ssl_core::record::{Console, Curves, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
+use ssl_core::report::Figure;
+use ssl_core::{Batch, Flow, Hook, Loader, Method, Moment, Source, TrainConfig, Trainer, named_tensors};
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
@@ -34,10 +37,14 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub config: TrainConfig,
     /// The encoder's name.
     pub encoder: String,
+    /// The samples found unreadable so far, each with its reason; others stand in for them.
+    pub unreadable: &'a dyn Fn() -> Vec<String>,
     /// How to prepare an input for the encoder: written into `encoder.safetensors`.
     pub preprocess: Value,
     /// Whether to probe every stage of the encoder, not the last one only.
     pub probe_stages: bool,
+    /// What the report shows beside its curves and tables, each under a heading.
+    pub figures: Vec<(String, Figure)>,
 }
 
 impl<B: Batch, I: Batch> std::fmt::Debug for Parts<'_, B, I> {
@@ -91,9 +98,19 @@ impl Experiment<'_> {
         let total_steps = parts.config.total_steps(per_epoch)?;
         let checkpoints = self.dir.checkpoints(self.flags.keep);
         let first = match checkpoints.latest()? {
-            Some((path, _)) => checkpoint::load(&path, method.as_ref(), optimizer.as_ref())?.next_step,
+            Some(latest) => {
+                for error in &latest.passed_over {
+                    eprintln!("warning: {error}; going on from {}", latest.path.display());
+                }
+                checkpoint::load(&latest.path, method.as_ref(), optimizer.as_ref())?.next_step
+            }
             None => 0,
         };
+        if self.flags.eval_only && first == 0 {
+            let dir = self.dir.path().display();
+            bail!("{dir}: no checkpoint to evaluate yet; leave --eval-only out to go on with the run");
+        }
+        let mut unreadable = Unreadable { list: parts.unreadable, told: BTreeSet::new() };
         let setup = self.began.elapsed().as_secs_f64();
 
         let train_began = Instant::now();
@@ -103,8 +120,8 @@ impl Experiment<'_> {
                 seed: self.config.seed,
                 loader: Loader { device: self.machine.device, prefetch: self.prefetch() },
                 precision: self.config.precision,
-                learning_rate: parts.config.learning_rate(per_epoch, total_steps),
-                weight_decay: Schedule::constant(parts.config.weight_decay),
+                learning_rate: parts.config.learning_rate(per_epoch, total_steps)?,
+                weight_decay: parts.config.weight_decay(),
                 clip_norm: parts.config.clip_norm,
                 accumulate: parts.config.accumulate,
                 log_every: (total_steps / 100).clamp(1, 50),
@@ -112,6 +129,7 @@ impl Experiment<'_> {
             let mut hooks = self.hooks(parts, total_steps)?;
             let mut hooks: Vec<&mut dyn Hook<DynMethod<B, I>>> =
                 hooks.iter_mut().map(|hook| &mut **hook as &mut dyn Hook<DynMethod<B, I>>).collect();
+            hooks.insert(0, &mut unreadable);
             let batch = parts.config.batch_size as u64;
             let mut recorder = self.recorder(first, total_steps, batch)?;
             let steps = first..total_steps;
@@ -123,15 +141,20 @@ impl Experiment<'_> {
                 &mut hooks,
                 &mut recorder,
             )?;
-            if next_step < total_steps {
+            if next_step < total_steps || self.stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Interrupted { next_step });
             }
         }
         let train = train_began.elapsed().as_secs_f64();
 
         let eval_began = Instant::now();
-        let calibrated = calibrate(method.as_ref(), parts.train, &self.machine)?;
+        let calibrated = calibrate(method.as_ref(), parts.train, &self.machine, self.config.seed)?;
         self.write_encoder(method.as_ref(), &parts.encoder, &parts.preprocess)?;
+        for line in unreadable.fresh() {
+            eprintln!("{line}");
+        }
+        // Without training, the encoder is that of the checkpoint.
+        let steps = if self.flags.eval_only { first } else { total_steps };
         let mut summary = json!({
             "modality": self.config.modality,
             "method": self.config.method,
@@ -141,15 +164,20 @@ impl Experiment<'_> {
             "device": self.machine.device_name(),
             "precision": self.config.precision,
             "threads": self.machine.threads,
-            "steps": total_steps,
+            "machine": Machine::name(),
+            "steps": steps,
             "batch_size": parts.config.batch_size,
-            "samples": total_steps * parts.config.batch_size as u64,
+            "samples": steps * parts.config.batch_size as u64,
             "train_examples": parts.train.len(),
+            "unreadable": unreadable.told.len(),
         });
-        let evaluation =
-            if self.flags.no_eval { json!({}) } else { self.evaluate(parts, method.as_ref(), calibrated)? };
+        let (evaluation, found) = if self.flags.no_eval {
+            (None, json!({}))
+        } else {
+            self.evaluate(parts, method.as_ref(), calibrated)?
+        };
         let eval = eval_began.elapsed().as_secs_f64();
-        let trained = (total_steps - first.min(total_steps)) * parts.config.batch_size as u64;
+        let trained = (steps - first.min(steps)) * parts.config.batch_size as u64;
         let round = |x: f64| (x * 100.).round() / 100.;
         let mut tail = json!({
             "seconds": {"setup": round(setup), "train": round(train), "eval": round(eval)},
@@ -157,10 +185,13 @@ impl Experiment<'_> {
             "peak_rss_mib": peak_rss_mib(),
             "loss": self.losses()?,
         });
-        merge(&mut tail, evaluation);
+        merge(&mut tail, found);
         merge(&mut tail, json!({"run_dir": self.dir.path(), "version": self.config.version}));
         merge(&mut summary, tail);
         self.dir.write_json("summary.json", &summary)?;
+        let sets = (parts.train, parts.test.unwrap_or(parts.train));
+        let (evaluation, method) = (evaluation.as_ref(), method.as_ref());
+        report::write(self.dir, &summary, evaluation, &parts.figures, method, sets, &self.machine)?;
         Ok(Outcome::Finished(summary))
     }
 
@@ -178,13 +209,12 @@ impl Experiment<'_> {
         let every = if self.flags.looks == 0 { 0 } else { total_steps.div_ceil(self.flags.looks) };
         let mut hooks: Vec<Box<dyn Hook<DynMethod<B, I>>>> = Vec::new();
         let on_collapse = if self.flags.stop_on_collapse { OnCollapse::Stop } else { OnCollapse::Warn };
-        let inputs = parts.train.inputs(0..parts.train.len().min(512))?;
+        let seed = self.config.seed;
+        let inputs = parts.train.inputs(&draw(parts.train.len(), WATCHED, seed, WATCH_DRAW))?;
         hooks.push(Box::new(CollapseWatch { inputs, alarm: CollapseAlarm::default(), every, on_collapse }));
-        if let Some((bank, queries)) =
-            parts.test.and_then(|test| Some((sample(parts.train, 2000)?, sample(test, 500)?)))
-        {
+        if let Some((bank, queries)) = online(parts.train, seed)? {
             let keep_best = Some((self.dir.checkpoints(self.flags.keep), config.clone()));
-            hooks.push(Box::new(OnlineKnn { bank: bank?, queries: queries?, every, keep_best, best: None }));
+            hooks.push(Box::new(OnlineKnn::new(bank, queries, every, keep_best)?));
         }
         hooks.push(Box::new(Checkpoints {
             dir: self.dir.checkpoints(self.flags.keep),
@@ -235,7 +265,7 @@ impl Experiment<'_> {
         parts: &Parts<'_, B, I>,
         method: &DynMethod<B, I>,
         calibrated: usize,
-    ) -> Result<Value> {
+    ) -> Result<(Option<Evaluation>, Value)> {
         let say = |text: &str| {
             if !self.flags.quiet {
                 eprintln!("{text}");
@@ -248,7 +278,7 @@ impl Experiment<'_> {
         }
         let Some(test) = parts.test else {
             say("no test examples: the probes are left out");
-            return Ok(result);
+            return Ok((None, result));
         };
         let untrained = if self.flags.no_floors { None } else { Some(self.untrained(parts)?) };
         let options = Options { seed: self.config.seed, ..Options::default() };
@@ -256,30 +286,30 @@ impl Experiment<'_> {
             evaluate_all(method, untrained.as_deref(), (parts.train, test), &self.machine, &options, &say)?
         else {
             say("no labels: the probes are left out");
-            return Ok(result);
+            return Ok((None, result));
         };
-        let mut evaluation = serde_json::to_value(evaluation)?;
-        if let Some(eval) = evaluation.get_mut("eval") {
+        let mut found = serde_json::to_value(&evaluation)?;
+        if let Some(eval) = found.get_mut("eval") {
             let protocol = format!(
                 "offline, frozen encoder, before any head, statistics recalibrated on {calibrated} clean training examples"
             );
             merge(eval, json!({"protocol": protocol}));
         }
-        merge(&mut result, evaluation);
+        merge(&mut result, found);
         if parts.probe_stages {
             say("probing every stage");
             let trained = self.stages(method, parts.train, test)?;
             let untrained = self.untrained(parts)?;
-            calibrate(untrained.as_ref(), parts.train, &self.machine)?;
+            calibrate(untrained.as_ref(), parts.train, &self.machine, self.config.seed)?;
             let recalibrated = self.stages(untrained.as_ref(), parts.train, test)?;
             let untouched = self.stages(self.untrained(parts)?.as_ref(), parts.train, test)?;
             let stages = json!({"linear": trained, "random_init_recalibrated": recalibrated, "random_init_untouched": untouched, "train_examples": STAGE_EXAMPLES.min(parts.train.len())});
             merge(&mut result, json!({"stages": stages}));
         }
-        Ok(result)
+        Ok((Some(evaluation), result))
     }
 
-    /// The same method from another seed, untrained.
+    /// The same method with the weights it began with.
     fn untrained<B: Batch + 'static, I: Batch + 'static>(
         &self,
         parts: &Parts<'_, B, I>,
@@ -320,11 +350,11 @@ impl Experiment<'_> {
         train: &dyn Examples<I>,
         test: &dyn Examples<I>,
     ) -> Result<Value> {
-        let all = |set: &dyn Examples<I>, n: usize| -> Result<Vec<(String, Features)>> {
+        let all = |set: &dyn Examples<I>, indices: &[usize]| -> Result<Vec<(String, Features)>> {
             let labels = set.labels().unwrap_or_default();
             let mut parts: Vec<(String, Vec<Tensor>)> = Vec::new();
-            for start in (0..n).step_by(500) {
-                let input = set.inputs(start..n.min(start + 500))?.to_device(self.machine.device)?;
+            for block in indices.chunks(500) {
+                let input = set.inputs(block)?.to_device(self.machine.device)?;
                 let stages = self.machine.precision.scope(self.machine.device, || method.stages(&input))?;
                 for (i, (name, features)) in stages.into_iter().enumerate() {
                     let features = features.f_to_device(tch::Device::Cpu)?;
@@ -334,13 +364,14 @@ impl Experiment<'_> {
                     }
                 }
             }
-            let labels: Vec<i64> = labels.into_iter().take(n).collect();
+            let labels: Vec<i64> = indices.iter().filter_map(|&index| labels.get(index).copied()).collect();
             let one = |(name, blocks): (String, Vec<Tensor>)| -> Result<(String, Features)> {
                 Ok((name, Features::new(&Tensor::f_cat(&blocks, 0)?, labels.clone())?))
             };
             parts.into_iter().map(one).collect()
         };
-        let (train, test) = (all(train, train.len().min(STAGE_EXAMPLES))?, all(test, test.len())?);
+        let drawn = draw(train.len(), STAGE_EXAMPLES, self.config.seed, STAGE_DRAW);
+        let (train, test) = (all(train, &drawn)?, all(test, &(0..test.len()).collect::<Vec<_>>())?);
         let options = LinearOptions { seed: self.config.seed, ..LinearOptions::default() };
         let mut accuracies = serde_json::Map::new();
         for ((name, train), (_, test)) in train.iter().zip(&test) {
@@ -349,24 +380,69 @@ impl Experiment<'_> {
         Ok(accuracies.into())
     }
 
-    fn losses(&self) -> Result<Value> {
+    /// A curve of the run so far.
+    fn curve(&self, name: &str) -> Result<Vec<(u64, f64)>> {
         let path = self.dir.file("metrics.jsonl");
-        if !path.exists() {
-            return Ok(Value::Null);
-        }
-        let curves = read_curves(&path)?;
-        let loss = curves.get("loss").cloned().unwrap_or_default();
+        let mut curves = if path.exists() { read_curves(&path)? } else { Curves::new() };
+        Ok(curves.remove(name).unwrap_or_default())
+    }
+
+    fn losses(&self) -> Result<Value> {
+        let loss = self.curve("loss")?;
         Ok(json!({"first": loss.first().map(|p| p.1), "last": loss.last().map(|p| p.1)}))
+    }
+}
+
+/// Names the samples that cannot be read, each once and as soon as it is known.
+struct Unreadable<'a> {
+    list: &'a dyn Fn() -> Vec<String>,
+    told: BTreeSet<String>,
+}
+
+impl Unreadable<'_> {
+    fn fresh(&mut self) -> Vec<String> {
+        let all = (self.list)().into_iter();
+        all.filter(|sample| self.told.insert(sample.clone())).map(|sample| format!("skipped: {sample}")).collect()
+    }
+}
+
+impl<M: Method + ?Sized> Hook<M> for Unreadable<'_> {
+    fn after_step(&mut self, now: &Moment<'_, M>, recorder: &mut dyn Recorder) -> ssl_core::Result<Flow> {
+        self.fresh().iter().try_for_each(|line| recorder.message(now.at.index, line))?;
+        Ok(Flow::Continue)
     }
 }
 
 /// Training examples of the probes of single stages, which are many.
 const STAGE_EXAMPLES: usize = 10_000;
 
-/// The first `n` examples and their labels; none without labels.
-fn sample<I: Batch>(set: &dyn Examples<I>, n: usize) -> Option<Result<(I, Vec<i64>)>> {
-    let labels: Vec<i64> = set.labels()?.into_iter().take(n).collect();
-    Some(set.inputs(0..labels.len()).map(|inputs| (inputs, labels)).map_err(Into::into))
+/// Training examples that the collapse alarm looks at.
+const WATCHED: usize = 512;
+/// Training examples that vote, and that are asked for, while the run goes on.
+const ONLINE: (usize, usize) = (2000, 500);
+/// Tags that keep the streams of random numbers of one seed apart.
+const WATCH_DRAW: u64 = 104;
+const ONLINE_DRAW: u64 = 105;
+const STAGE_DRAW: u64 = 106;
+
+/// Inputs with their labels.
+type Labelled<I> = (I, Vec<i64>);
+
+/// Training examples that vote and others that are asked for; none without labels of at least two classes. The
+/// test set has no part in choosing the best checkpoint.
+fn online<I: Batch>(train: &dyn Examples<I>, seed: u64) -> Result<Option<(Labelled<I>, Labelled<I>)>> {
+    let Some(labels) = train.labels() else { return Ok(None) };
+    let drawn = draw(train.len(), ONLINE.0 + ONLINE.1, seed, ONLINE_DRAW);
+    let (queries, bank) = drawn.split_at(drawn.len() / 5);
+    let of = |indices: &[usize]| -> Vec<i64> { indices.iter().filter_map(|&i| labels.get(i).copied()).collect() };
+    let voters = of(bank);
+    // A label that no voter has cannot be found.
+    let found = |index: &usize| labels.get(*index).is_some_and(|label| voters.contains(label));
+    let queries: Vec<usize> = queries.iter().copied().filter(found).collect();
+    if queries.is_empty() || voters.iter().all(|label| Some(label) == voters.first()) {
+        return Ok(None);
+    }
+    Ok(Some(((train.inputs(bank)?, voters), (train.inputs(&queries)?, of(&queries)))))
 }
 
 /// Adds the fields of one JSON object to another.

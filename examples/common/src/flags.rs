@@ -39,7 +39,7 @@ pub struct CommonFlags {
     #[arg(long, value_name = "N")]
     pub accumulate: Option<i64>,
     /// sgd, adamw, lars or lamb, with its usual numbers.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = ["sgd", "adamw", "lars", "lamb"])]
     pub optimizer: Option<String>,
     /// Training examples to use, the first of a fixed random order.
     #[arg(long, value_name = "N")]
@@ -48,7 +48,7 @@ pub struct CommonFlags {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// auto, cpu, cuda or cuda:INDEX.
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_name)]
     pub device: String,
     /// Numbers of the forward pass; auto takes bf16 where it is fast.
     #[arg(long, default_value = "auto", value_parser = ["auto", "fp32", "bf16"])]
@@ -92,6 +92,15 @@ pub struct CommonFlags {
     /// Prints the last line only.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+fn device_name(text: &str) -> Result<String, String> {
+    let is_index = |index: &str| index.parse::<u8>().is_ok();
+    match text {
+        "auto" | "cpu" | "cuda" => Ok(text.to_string()),
+        _ if text.strip_prefix("cuda:").is_some_and(is_index) => Ok(text.to_string()),
+        _ => Err("expected auto, cpu, cuda or cuda:INDEX".to_string()),
+    }
 }
 
 /// One flag for each hyperparameter of a method, named as in its configuration with `-` for `_`; those of nested

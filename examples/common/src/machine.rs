@@ -33,7 +33,7 @@ impl Machine {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.unwrap_or(cores);
-        ensure!(threads > 0, "threads: expected at least 1, got 0");
+        ensure!((1..=1024).contains(&threads), "--threads: expected 1 to 1024, got {threads}");
         ssl_torch::set_threads(threads);
         ssl_torch::flush_denormals(true).ok();
         rayon::ThreadPoolBuilder::new()
@@ -41,6 +41,14 @@ impl Machine {
             .build_global()
             .context("cannot start threads")?;
         Ok(Machine { device, precision, threads })
+    }
+
+    /// The processor and its cores, for whoever compares times.
+    pub fn name() -> String {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+        format!("{}, {cores} cores", model.unwrap_or(std::env::consts::ARCH).trim())
     }
 
     /// The device as it is written in flags and summaries.

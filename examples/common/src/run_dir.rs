@@ -2,9 +2,11 @@
 use crate::RunConfig;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use ssl_core::checkpoint::{CheckpointDir, write_atomically};
+use ssl_core::checkpoint::{CheckpointDir, remove_partials, write_atomically};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+
+const CHECKPOINTS: &str = "checkpoints";
 
 /// A directory that this process alone writes into.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl RunDir {
 
     /// Its checkpoints.
     pub fn checkpoints(&self, keep: usize) -> CheckpointDir {
-        CheckpointDir::new(self.file("checkpoints"), keep)
+        CheckpointDir::new(self.file(CHECKPOINTS), keep)
     }
 
     /// Its configuration.
@@ -81,11 +83,16 @@ impl RunDir {
     }
 }
 
+/// Takes the directory for this process, and clears away what a killed one left half written.
 fn lock(path: &Path) -> Result<File> {
     let file = path.join(".lock");
     let lock = File::create(&file).with_context(|| format!("{}: cannot create", file.display()))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            remove_partials(path);
+            remove_partials(&path.join(CHECKPOINTS));
+            Ok(lock)
+        }
         Err(TryLockError::WouldBlock) => {
             bail!("{}: another run is writing here; wait for it, or choose another --out", path.display())
         }

@@ -1,17 +1,21 @@
 //! The images of a run: training and test set, clean examples, held-out batches, pictures.
 use anyhow::{Result, ensure};
 use ssl_core::checkpoint::write_atomically;
-use ssl_core::{Source, Views};
+use ssl_core::report::Figure;
+use ssl_core::{Source, Views, mix};
 use ssl_examples::{Examples, RunDir};
 use ssl_vision::readers::{Options, Split, open};
 use ssl_vision::{Augment, Clean, ImageDataset, Recipe, Subset, ViewSource, grid_png};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Side of the raw images that serve as a floor, in pixels.
 const RAW: usize = 32;
+/// Side of the images in the report, in pixels, at most.
+const SHOWN: usize = 96;
+/// Apart from the training views, also where there is no test set.
+const HELD_OUT: u64 = 107;
 
 /// A training set, and a test set where the data has one.
 #[derive(Debug)]
@@ -27,14 +31,14 @@ impl Images {
         limit: Option<usize>,
         seed: u64,
         max_bad: f64,
-        say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         let options = Options { max_bad, ..Options::default() };
         let train = open(path, Split::Train, &options)?;
-        for bad in train.skipped() {
-            say(&format!("skipped: {bad}"));
-        }
-        let test = open(path, Split::Test, &options).ok();
+        let test = match open(path, Split::Test, &options) {
+            Ok(test) => Some(test),
+            Err(ssl_core::Error::Absent { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         let train: Arc<dyn ImageDataset> = match limit {
             Some(0) => anyhow::bail!("--limit: expected at least 1, got 0"),
             Some(n) if n < train.len() => Arc::new(Subset::random(train, n, seed)?),
@@ -45,6 +49,12 @@ impl Images {
 
     pub(crate) fn train(&self) -> Arc<dyn ImageDataset> {
         Arc::clone(&self.train)
+    }
+
+    /// The images found unreadable so far, each with its reason.
+    pub(crate) fn unreadable(&self) -> Vec<String> {
+        let test = self.test.as_ref().map(|test| test.skipped()).unwrap_or_default();
+        self.train.skipped().into_iter().chain(test).collect()
     }
 
     pub(crate) fn train_len(&self) -> usize {
@@ -74,7 +84,7 @@ impl Images {
             return Ok(Vec::new());
         }
         let batch = n.min(250);
-        let source = ViewSource::new(Arc::clone(set), views, batch, seed)?;
+        let source = ViewSource::new(Arc::clone(set), views, batch, mix(seed, HELD_OUT))?;
         Ok((0..(n / batch) as u64).map(|index| source.batch(0, index)).collect::<ssl_core::Result<_>>()?)
     }
 
@@ -99,27 +109,44 @@ impl Examples<Tensor> for CleanImages {
         self.images.len()
     }
 
-    fn inputs(&self, range: Range<usize>) -> ssl_core::Result<Tensor> {
-        self.clean.batch(self.images.as_ref(), &range.collect::<Vec<_>>())
+    fn inputs(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
+        self.clean.batch(self.images.as_ref(), indices)
     }
 
     /// Pixels of full scale 1, of large images a small copy. The channels vary last, as in a file.
-    fn raw(&self, range: Range<usize>) -> ssl_core::Result<Tensor> {
-        let channels = self.images.channels();
-        let clean =
-            Clean { size: self.clean.size.min(RAW), mean: vec![0.; channels], std: vec![1.; channels] };
-        let x = clean.batch(self.images.as_ref(), &range.collect::<Vec<_>>())?;
+    fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
+        let x = self.pixels(self.clean.size.min(RAW)).batch(self.images.as_ref(), indices)?;
         Ok(x.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
     }
 
     fn labels(&self) -> Option<Vec<i64>> {
-        (0..self.images.len()).map(|i| self.images.label(i)).collect()
+        self.images.labels()
+    }
+
+    fn label_names(&self) -> Vec<String> {
+        self.images.class_names().to_vec()
+    }
+
+    fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>> {
+        let pixels = self.pixels(self.clean.size.min(SHOWN));
+        let image = pixels.batch(self.images.as_ref(), &[index])?;
+        let png = grid_png(&[image], 1, &pixels.mean, &pixels.std)?;
+        Ok(Some(Figure::embedded("image/png", &png, caption)))
     }
 }
 
-/// Writes `views.png`: what the method saw of the first images, one row per view.
-pub(crate) fn write_pictures(dir: &RunDir, source: &ViewSource, clean: &Clean) -> Result<()> {
+impl CleanImages {
+    /// Images of full scale 1, at most so large.
+    fn pixels(&self, size: usize) -> Clean {
+        let channels = self.images.channels();
+        Clean { size, mean: vec![0.; channels], std: vec![1.; channels] }
+    }
+}
+
+/// Writes `views.png`: what the method sees of the first images, one row per view.
+pub(crate) fn write_views(dir: &RunDir, source: &ViewSource, clean: &Clean) -> Result<Figure> {
     let Views(views) = source.batch(0, 0)?;
     let png = grid_png(&views, 12, &clean.mean, &clean.std)?;
-    Ok(write_atomically(&dir.file("views.png"), &png)?)
+    write_atomically(&dir.file("views.png"), &png)?;
+    Ok(Figure::embedded("image/png", &png, "each column an image, each row a view"))
 }

@@ -11,10 +11,11 @@ use data::Images;
 use ssl_examples::{
     CommonFlags, DynMethod, Experiment, INTERRUPTED, Machine, Outcome, Parts, RunConfig, RunDir,
 };
-use ssl_examples::{locate_data, method_flags, read_method_flags, stop_flag};
+use ssl_examples::{locate_data, method_flags, one_line, read_method_flags, stop_flag};
 use ssl_vision::backbones::{Arch, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
 use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
         None => Ok(ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        eprintln!("error: {}", chain.join(": "));
+        eprintln!("error: {}", one_line(&error));
         ExitCode::FAILURE
     })
 }
@@ -38,8 +38,10 @@ fn command() -> Command {
     let methods = ALL.iter().map(|entry| {
         let info = entry.info;
         let about = format!("{} ({}, {})", info.summary, info.paper, info.year);
-        let command = CommonFlags::augment_args(Command::new(info.name).about(about).after_help(info.url));
-        command
+        // The flags bring a description of their own, which is not the method's.
+        CommonFlags::augment_args(Command::new(info.name))
+            .about(about)
+            .after_help(info.url)
             .args(vision_flags())
             .args(entry.defaults().map(|d| method_flags(&entry.schema(), &d)).unwrap_or_default())
     });
@@ -87,28 +89,37 @@ fn vision_flags() -> [Arg; 6] {
 }
 
 fn list() -> Result<ExitCode> {
-    println!("{:<12} {:<12} {:<5} {:<45} PAPER", "METHOD", "KIND", "YEAR", "WHAT IT LEARNS FROM");
+    let mut table =
+        format!("{:<12} {:<12} {:<5} {:<58} PAPER\n", "METHOD", "KIND", "YEAR", "WHAT IT DOES");
     for entry in ALL {
         let info = entry.info;
-        println!("{:<12} {:<12} {:<5} {:<45} {}", info.name, info.kind, info.year, info.summary, info.url);
+        table += &format!("{:<12} {:<12} {:<5} {:<58} {}\n", info.name, info.kind, info.year, info.summary, info.url);
     }
+    print(&table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; unlike `print!`, a reader that hangs up or a full disk is an error.
+fn print(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
 fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let entry = find(name)?;
-    let flags = CommonFlags::from_arg_matches(matches)?;
-    let machine = Machine::prepare(&flags)?;
+    let mut flags = CommonFlags::from_arg_matches(matches)?;
     let run_name = format!("vision-{name}");
     let resumed = flags.resume.as_deref().map(|which| RunDir::resume(which, &run_name)).transpose()?;
     let saved = resumed.as_ref().map(RunDir::config).transpose()?;
+    if let Some(saved) = saved.as_ref().filter(|_| flags.device == "auto" && !flags.eval_only) {
+        flags.device.clone_from(&saved.device);
+    }
+    let machine = Machine::prepare(&flags)?;
     let config = configure(entry, &flags, matches, saved.clone(), &machine)?;
-    let recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
-    let mut recipe = recipe;
+    let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
+    let machine = Machine { precision: config.precision, threads: config.threads, ..machine };
 
     let (_, path) = locate_data(&config.data)?;
-    let images =
-        Images::open(&path, config.limit, config.seed, flags.max_bad, &mut |line| eprintln!("{line}"))?;
+    let images = Images::open(&path, config.limit, config.seed, flags.max_bad)?;
     images.adapt(&mut recipe)?;
     recipe.augment_on = recipe.augment_on.resolve(&*images.train(), machine.device);
     let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
@@ -133,9 +144,12 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
 
     let dir = match resumed {
         Some(dir) => dir,
-        None => RunDir::create(flags.out.as_deref(), &run_name)?,
+        None => {
+            let dir = RunDir::create(flags.out.as_deref(), &run_name)?;
+            dir.write_json("config.json", &serde_json::to_value(&config)?)?;
+            dir
+        }
     };
-    dir.write_json("config.json", &serde_json::to_value(&config)?)?;
     if !flags.quiet {
         eprintln!("{}", describe(&config, &recipe, &images, &dir));
     }
@@ -149,19 +163,22 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         config: recipe.train.clone(),
         encoder: recipe.encoder.arch.to_string(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
+        unreadable: &|| images.unreadable(),
+        figures: vec![("What the method sees".to_string(), data::write_views(&dir, &source, &recipe.pixels)?)],
         probe_stages: matches.get_flag("stages") || entry.info.kind == "pretext",
     };
     let experiment =
         Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
     match experiment.run(&parts)? {
         Outcome::Finished(summary) => {
-            data::write_pictures(&dir, &source, &recipe.pixels)?;
-            println!("{summary}");
+            print(&format!("{summary}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { next_step } => {
             let dir = dir.path().display();
-            eprintln!("stopped before step {next_step}; go on with: vision {name} --resume {dir}");
+            eprintln!(
+                "stopped before step {next_step}; go on with: cargo xtask run vision {name} --resume {dir}"
+            );
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
@@ -202,7 +219,7 @@ fn configure(
     };
     anyhow::ensure!(
         config.method == entry.info.name && config.modality == "vision",
-        "the configuration is of {} {}, not of vision {}",
+        "the configuration is of {0} {1}, not of vision {2}: run {0} {1}",
         config.modality,
         config.method,
         entry.info.name

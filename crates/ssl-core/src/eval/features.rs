@@ -1,8 +1,12 @@
 //! Features under evaluation: one row per example, and its label.
-use crate::{Error, Result, dims2, no_grad};
+use crate::{Error, Result, dims2};
 use ndarray::{Array2, ArrayView2};
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use tch::{Kind, Tensor};
+
+/// Labels from here on are taken for something else than classes; each class costs memory.
+const MOST_CLASSES: i64 = 1 << 20;
 
 /// Checked features and labels of one split.
 #[derive(Debug)]
@@ -20,7 +24,7 @@ impl Features {
     ///
     /// # Errors
     /// `Error::Shape` unless `x` is a matrix of at least one row and one column; `Error::Config` when the
-    /// lengths differ, a label is negative or a feature is not finite.
+    /// lengths differ, a label is negative or above a million, or a feature is not finite.
     pub fn new(x: &Tensor, y: Vec<i64>) -> Result<Self> {
         let (n, d) = dims2(x, "features", "[N, D]")?;
         if n < 1 || d < 1 {
@@ -33,8 +37,9 @@ impl Features {
                 format!("expected {n}, one for each row of features, got {}", y.len()),
             ));
         }
-        if let Some((i, label)) = y.iter().enumerate().find(|(_, label)| **label < 0) {
-            return Err(Error::config("labels", format!("expected 0 and up, got {label} in row {i}")));
+        if let Some((i, label)) = y.iter().enumerate().find(|(_, label)| !(0..MOST_CLASSES).contains(*label)) {
+            let message = format!("expected classes from 0 to {}, got {label} in row {i}", MOST_CLASSES - 1);
+            return Err(Error::config("labels", message));
         }
         let kind = if x.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
         let x = x.f_detach()?.f_to_kind(kind)?.f_contiguous()?;
@@ -126,7 +131,14 @@ impl Features {
         rows
     }
 
-    /// That a classifier can be trained on `self` and tested on `test`.
+    /// How many of its classes `train` has no example of.
+    pub(crate) fn classes_unseen_in(&self, train: &Features) -> i64 {
+        let seen: HashSet<i64> = train.y.iter().copied().collect();
+        let all: HashSet<i64> = self.y.iter().copied().collect();
+        all.difference(&seen).count() as i64
+    }
+
+    /// That a classifier can be trained on `self` and tested on `test`, whose other classes count as wrong.
     pub(crate) fn check_against(&self, test: &Features) -> Result<()> {
         if self.y.iter().all(|label| Some(label) == self.y.first()) {
             return Err(Error::config("labels", "expected at least 2 classes in the training set, got 1"));
@@ -135,29 +147,8 @@ impl Features {
             let expected = format!("[N, {}] as in the training set", self.dim());
             return Err(Error::Shape { what: "test features".into(), expected, got: test.x.size() });
         }
-        if test.classes > self.classes {
-            let (known, got) = (self.classes - 1, test.classes - 1);
-            return Err(Error::config(
-                "test labels",
-                format!("expected at most {known} as in the training set, got {got}"),
-            ));
-        }
         Ok(())
     }
-}
-
-/// Each row divided by its Euclidean length; a row of zeros stays.
-///
-/// # Shapes
-/// `x`: `[N, D]`; returns `[N, D]`.
-///
-/// # Errors
-/// `Error::Torch` when libtorch refuses.
-pub fn normalize(x: &Tensor) -> Result<Tensor> {
-    no_grad(|| {
-        let length = x.f_norm_scalaropt_dim(2, [-1i64], true)?;
-        Ok(x.f_div(&length.f_clamp_min(1e-12)?)?)
-    })
 }
 
 /// The share of positions at which two label sequences agree.
@@ -209,7 +200,10 @@ mod tests {
         let x = Tensor::zeros([3, 2], (Kind::Float, Device::Cpu));
         assert_eq!(refusal(&x.view(6), &[0; 6]), "features: expected [N, D], got [6]");
         assert_eq!(refusal(&x, &[0, 1]), "labels: expected 3, one for each row of features, got 2");
-        assert_eq!(refusal(&x, &[0, 1, -1]), "labels: expected 0 and up, got -1 in row 2");
+        for label in [-1, 1 << 20, i64::MAX] {
+            let message = format!("labels: expected classes from 0 to 1048575, got {label} in row 2");
+            assert_eq!(refusal(&x, &[0, 1, label]), message);
+        }
         let _ = x.get(1).fill_(f64::NAN);
         assert_eq!(refusal(&x, &[0, 1, 1]), "features: expected finite values, got others in row 1");
         let none = Tensor::zeros([0, 2], (Kind::Float, Device::Cpu));
@@ -223,9 +217,11 @@ mod tests {
         let wide = Features::new(&Tensor::zeros([1, 3], (Kind::Float, Device::Cpu)), vec![0]).unwrap();
         let error = |train: &Features, test: &Features| train.check_against(test).unwrap_err().to_string();
         assert!(error(&of([1, 1, 1]), &of([0, 1, 1])).contains("at least 2 classes"));
-        assert!(error(&of([0, 1, 1]), &of([0, 1, 2])).contains("expected at most 1"));
         assert!(error(&of([0, 1, 1]), &wide).contains("[N, 2] as in the training set, got [1, 3]"));
-        assert!(of([0, 1, 1]).check_against(&of([0, 0, 0])).is_ok());
+        for test in [[0, 0, 0], [0, 1, 2]] {
+            assert!(of([0, 1, 1]).check_against(&of(test)).is_ok());
+        }
+        assert_eq!(of([3, 1, 3]).classes_unseen_in(&of([0, 4, 1])), 1);
     }
 
     #[test]
@@ -240,9 +236,4 @@ mod tests {
         assert_eq!(features.rows_by_class(), [[1], [2], [0]]);
     }
 
-    #[test]
-    fn normalized_rows_have_length_one_and_zero_stays() {
-        let x = Tensor::from_slice(&[3f32, 4.0, 0.0, 0.0]).view([2, 2]);
-        assert_eq!(host::<f32>(&normalize(&x).unwrap()).unwrap(), [0.6, 0.8, 0.0, 0.0]);
-    }
 }

@@ -2,6 +2,7 @@
 use super::features::{Features, agreement};
 use super::lbfgs::Lbfgs;
 use super::logistic::{Problem, Scaling, predict};
+use super::stream;
 use crate::{Error, Result, rng};
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
@@ -92,7 +93,7 @@ fn draw_rows(by_class: &[Vec<i64>], shots: usize, seed: u64, draw: u64) -> Resul
             let range = format!("expected 1 to {}, the examples of class {class}, got {shots}", rows.len());
             return Err(Error::config("shots", range));
         }
-        let picked = sample(&mut rng(seed, &[draw, class]), rows.len(), shots);
+        let picked = sample(&mut rng(seed, &[stream::FEW_SHOT, draw, class]), rows.len(), shots);
         drawn.extend(picked.iter().filter_map(|i| rows.get(i)));
     }
     Ok(drawn)

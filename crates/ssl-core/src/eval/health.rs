@@ -1,5 +1,6 @@
 //! How healthy a representation is, without labels: rank, spread, uniformity; and when it has collapsed.
-use super::features::{blocks, normalize};
+use super::features::blocks;
+use crate::nn::l2_normalize;
 use crate::{Error, Result, dims2, no_grad};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use tch::{Kind, Tensor};
 /// Pairs of examples held at a time: 16 MiB.
 const PAIRS: i64 = 1 << 21;
 
-/// RankMe: the exponential of the entropy of the normalized singular values, from 1 (collapsed) to `D`.
+/// RankMe: the exponential of the entropy of the normalized singular values, from 1 (collapsed) to the lesser of N and
+/// `D`.
 ///
 /// The singular values are roots of the eigenvalues of the `D x D` second moments in double precision, some ten
 /// times faster than a decomposition of the features and the same to six digits.
@@ -22,14 +24,16 @@ const PAIRS: i64 = 1 << 21;
 /// # Source
 /// Garrido et al., 2023, equations 1 and 2, epsilon 1e-7: <https://arxiv.org/abs/2210.02885>.
 pub fn rankme(x: &Tensor) -> Result<f64> {
-    let (_, d) = dims2(x, "features", "[N, D]")?;
+    let (n, d) = dims2(x, "features", "[N, D]")?;
     no_grad(|| {
         let mut moments = Tensor::f_zeros([d, d], (Kind::Double, x.device()))?;
         for block in blocks(x, 4096) {
             let block = block?.f_to_kind(Kind::Double)?;
             moments = moments.f_add(&block.f_tr()?.f_matmul(&block)?)?;
         }
-        let singular = moments.f_linalg_eigvalsh("L")?.f_clamp_min(0.)?.f_sqrt()?;
+        // In increasing order; features of fewer rows than columns have no more singular values than rows.
+        let all = moments.f_linalg_eigvalsh("L")?;
+        let singular = all.f_narrow(0, d - n.min(d), n.min(d))?.f_clamp_min(0.)?.f_sqrt()?;
         let p = singular.f_div(&singular.f_sum(Kind::Double)?.f_clamp_min(1e-300)?)?.f_add_scalar(1e-7)?;
         let entropy = p.f_mul(&p.f_log()?)?.f_sum(Kind::Double)?.f_neg()?;
         Ok(f64::try_from(entropy.f_exp()?)?)
@@ -37,6 +41,9 @@ pub fn rankme(x: &Tensor) -> Result<f64> {
 }
 
 /// Mean squared distance between the unit features of two views of the same examples; 0 is perfect.
+///
+/// [`evaluate`](super::evaluate) sees one view of each example: a method reports it in
+/// [`Method::validate`](crate::Method::validate).
 ///
 /// # Shapes
 /// `a`, `b`: `[N, D]`, unit length not required.
@@ -49,9 +56,11 @@ pub fn alignment(a: &Tensor, b: &Tensor) -> Result<f64> {
         let (what, expected) = ("second view".to_string(), format!("{:?}, as the first", a.size()));
         return Err(Error::Shape { what, expected, got: b.size() });
     }
-    let gap = normalize(a)?.f_sub(&normalize(b)?)?.f_square()?;
-    let distance = gap.f_sum_dim_intlist(-1, false, Kind::Double)?.f_mean(Kind::Double)?;
-    Ok(f64::try_from(distance)?)
+    no_grad(|| {
+        let gap = l2_normalize(a)?.f_sub(&l2_normalize(b)?)?.f_square()?;
+        let distance = gap.f_sum_dim_intlist(-1, false, Kind::Double)?.f_mean(Kind::Double)?;
+        Ok(f64::try_from(distance)?)
+    })
 }
 
 /// Logarithm of the mean Gaussian potential between unit features; 0 is collapsed, lower is more uniform.
@@ -70,7 +79,8 @@ pub fn uniformity(x: &Tensor) -> Result<f64> {
         let expected = "[N, D] of two rows or more".to_string();
         return Err(Error::Shape { what: "features".into(), expected, got: x.size() });
     }
-    let unit = normalize(x)?.f_to_kind(Kind::Double)?;
+    let _guard = tch::no_grad_guard();
+    let unit = l2_normalize(x)?.f_to_kind(Kind::Double)?;
     let mut potential = 0.;
     for block in blocks(&unit, (PAIRS / n).max(1)) {
         // |a - b|² = 2 - 2 a·b on the unit sphere, times -t.
@@ -91,8 +101,10 @@ pub fn uniformity(x: &Tensor) -> Result<f64> {
 /// Chen & He, 2021, section 4.1: <https://arxiv.org/abs/2011.10566>.
 pub fn feature_deviation(x: &Tensor) -> Result<f64> {
     dims2(x, "features", "[N, D]")?;
-    let deviation = normalize(x)?.f_std_dim(0i64, false, false)?.f_mean(Kind::Double)?;
-    Ok(f64::try_from(deviation)?)
+    no_grad(|| {
+        let deviation = l2_normalize(x)?.f_std_dim(0i64, false, false)?.f_mean(Kind::Double)?;
+        Ok(f64::try_from(deviation)?)
+    })
 }
 
 /// What tells a collapsed representation from a sound one.
@@ -135,7 +147,8 @@ impl Default for CollapseAlarm {
 }
 
 impl CollapseAlarm {
-    /// Which floor is undercut, if any. Features that are not finite undercut both.
+    /// Which floor is undercut, if any: that of the deviation comes first. A measure that is not a number undercuts its
+    /// floor.
     pub fn check(&self, health: &Health) -> Option<String> {
         let (deviation, rankme) = (health.deviation, health.rankme);
         if deviation.is_nan() || deviation < self.min_deviation {
@@ -165,6 +178,9 @@ mod tests {
         // Singular values 2, 1, 1: p = 1/2, 1/4, 1/4, entropy 1.5 ln 2.
         let two = Tensor::from_slice(&[2f64, 1., 1.]).diag(0);
         assert!((rankme(&two).unwrap() - 2f64.powf(1.5)).abs() < 1e-4);
+        // Columns of zeros add no singular value: there are only as many as rows.
+        let wide = Tensor::cat(&[&two, &Tensor::zeros([3, 4000], CPU)], 1);
+        assert!((rankme(&wide).unwrap() - rankme(&two).unwrap()).abs() < 1e-9, "{}", rankme(&wide).unwrap());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Weighted nearest-neighbour classification: what a representation is worth without training on it.
-use super::features::{Features, agreement, blocks, host, normalize};
+use super::features::{Features, agreement, blocks, host};
+use crate::nn::l2_normalize;
 use crate::{Error, Result, dims2, no_grad};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -71,11 +72,11 @@ pub fn knn_votes(train: &Features, queries: &Tensor, k: i64, temperature: f64) -
         return Err(Error::config("temperature", format!("expected a positive number, got {temperature}")));
     }
     no_grad(|| {
-        let memory = normalize(train.x())?;
+        let memory = l2_normalize(train.x())?;
         let labels = train.y_tensor()?;
         let votes = blocks(queries, (BLOCK / train.len()).max(1))
             .map(|block| {
-                let similarity = normalize(&block?)?.f_matmul(&memory.f_tr()?)?;
+                let similarity = l2_normalize(&block?)?.f_matmul(&memory.f_tr()?)?;
                 let (nearest, rows) = similarity.f_topk(k, 1, true, true)?;
                 let weights =
                     nearest.f_sub(&nearest.f_narrow(1, 0, 1)?)?.f_div_scalar(temperature)?.f_exp()?;
@@ -105,7 +106,7 @@ pub fn nearest(x: &Tensor, rows: &[i64], k: i64) -> Result<Vec<Vec<i64>>> {
         return Err(Error::config("rows", format!("expected 0 to {}, got {bad}", n - 1)));
     }
     no_grad(|| {
-        let unit = normalize(x)?;
+        let unit = l2_normalize(x)?;
         let others = |&row: &i64| {
             let similarity = unit.f_matmul(&unit.f_get(row)?)?;
             let _ = similarity.f_get(row)?.f_fill_(f64::NEG_INFINITY)?;

@@ -2,6 +2,7 @@
 use super::features::{Features, agreement};
 use super::lbfgs::{Lbfgs, Minimum};
 use super::logistic::{Problem, Scaling, predict};
+use super::stream;
 use crate::{Error, Result, rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -144,7 +145,7 @@ fn split(train: &Features, options: &LinearOptions) -> Result<(Vec<i64>, Vec<i64
     }
     let (mut kept, mut held) = (Vec::new(), Vec::new());
     for (class, mut rows) in (0..).zip(train.rows_by_class()) {
-        rows.shuffle(&mut rng(options.seed, &[class]));
+        rows.shuffle(&mut rng(options.seed, &[stream::HELD_BACK, class]));
         let most = rows.len().saturating_sub(1);
         let count = ((rows.len() as f64 * share).round() as usize).max(1).min(most);
         kept.extend(rows.split_off(count));

@@ -12,6 +12,13 @@
 //! assert_eq!(report.linear, Some(1.0));
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
+/// The first number of each stream of random numbers: streams of different uses never coincide.
+mod stream {
+    pub(super) const HELD_BACK: u64 = 201;
+    pub(super) const FEW_SHOT: u64 = 202;
+    pub(super) const HEALTH: u64 = 203;
+}
+
 mod features;
 mod few_shot;
 mod health;
@@ -21,7 +28,7 @@ mod linear;
 mod logistic;
 mod protocol;
 
-pub use features::{Features, normalize};
+pub use features::Features;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
 pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, uniformity};
 pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};

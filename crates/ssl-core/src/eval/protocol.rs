@@ -1,8 +1,11 @@
 //! All parts of the protocol on one pair of feature sets.
 use super::{Features, FewShotOptions, KnnOptions, LinearOptions};
 use super::{feature_deviation, few_shot, knn, linear, rankme, uniformity};
-use crate::{Error, Result};
+use super::stream;
+use crate::{Error, Result, rng};
+use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tch::Tensor;
 
 /// Which parts to run, and how.
@@ -72,6 +75,9 @@ pub struct Report {
     pub n_train: i64,
     /// Test examples.
     pub n_test: i64,
+    /// Classes of the test set that the training set lacks; their examples count as wrong.
+    #[serde(default)]
+    pub unseen_classes: i64,
     /// Seed of the draws.
     pub seed: u64,
 }
@@ -103,7 +109,7 @@ impl Report {
 /// # Errors
 /// `Error::Shape` when the sets differ in width; what the parts say.
 pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<Report> {
-    let sample = test.x().f_narrow(0, 0, test.len().min(options.health_examples))?;
+    let sample = health_sample(test, options)?;
     let mut report = Report {
         rankme: rankme(&sample)?,
         uniformity: uniformity(&sample)?,
@@ -111,6 +117,7 @@ pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<
         dim: train.dim(),
         n_train: train.len(),
         n_test: test.len(),
+        unseen_classes: test.classes_unseen_in(train),
         seed: options.seed,
         ..Report::default()
     };
@@ -150,6 +157,17 @@ pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<
     Ok(report)
 }
 
+/// Rows drawn at random for the unlabelled measures: a set that is sorted by class begins with one of them.
+fn health_sample(test: &Features, options: &Options) -> Result<Tensor> {
+    let count = test.len().min(options.health_examples.max(1));
+    let mut rng = rng(options.seed, &[stream::HEALTH]);
+    let mut rows: Vec<i64> =
+        sample(&mut rng, test.len() as usize, count as usize).into_iter().map(|row| row as i64).collect();
+    rows.sort_unstable();
+    let rows = Tensor::f_from_slice(&rows)?.f_to_device(test.x().device())?;
+    Ok(test.x().f_index_select(0, &rows)?)
+}
+
 /// Accuracy of always answering the most frequent class of the training set.
 ///
 /// # Errors
@@ -158,9 +176,13 @@ pub fn majority(train: &[i64], test: &[i64]) -> Result<f64> {
     if train.is_empty() || test.is_empty() || train.iter().any(|label| *label < 0) {
         return Err(Error::config("labels", "expected at least one of 0 and up in each set"));
     }
-    let counts = Tensor::f_from_slice(train)?.f_bincount::<Tensor>(None, 0)?;
-    let most = i64::try_from(counts.f_argmax(0, false)?)?;
-    Ok(test.iter().filter(|label| **label == most).count() as f64 / test.len() as f64)
+    let mut counts = BTreeMap::new();
+    for label in train {
+        *counts.entry(label).or_insert(0u64) += 1;
+    }
+    // Of equals the lowest: the last of the reversed order.
+    let most = counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(label, _)| label);
+    Ok(test.iter().filter(|label| Some(*label) == most).count() as f64 / test.len() as f64)
 }
 
 #[cfg(test)]
@@ -202,6 +224,34 @@ mod tests {
     }
 
     #[test]
+    fn test_classes_that_the_training_set_lacks_count_as_wrong() {
+        let (train, test) = (blobs(300), blobs(90));
+        // A third of the test set becomes two classes that nobody has seen.
+        let y = test.y().iter().enumerate().map(|(i, &y)| if y == 2 { 7 + (i % 2) as i64 } else { y });
+        let test = Features::new(test.x(), y.collect()).unwrap();
+        let report = evaluate(&train, &test, &Options::default()).unwrap();
+        for accuracy in [report.knn, report.linear, report.few_shot_5] {
+            assert!((accuracy.unwrap() - 2. / 3.).abs() < 1e-12, "{report:?}");
+        }
+        assert_eq!((report.unseen_classes, report.linear_by_class[8]), (2, Some(0.)));
+        assert_eq!(evaluate(&train, &train, &Options::default()).unwrap().unseen_classes, 0);
+    }
+
+    #[test]
+    fn unlabelled_measures_are_of_random_rows() {
+        // Sorted by class: the first rows are all alike.
+        let y: Vec<i64> = (0..300).map(|i| i / 100).collect();
+        let x = Tensor::from_slice(&y).one_hot(3).to_kind(Kind::Float);
+        let features = Features::new(&x, y).unwrap();
+        let of = |seed| health_sample(&features, &Options { seed, health_examples: 60, ..Options::default() }).unwrap();
+        assert_eq!(of(0).size(), [60, 3]);
+        assert!(rankme(&of(0)).unwrap() > 2.5, "{}", rankme(&of(0)).unwrap());
+        assert!(of(0).equal(&of(0)) && !of(0).equal(&of(1)));
+        let all = Options { health_examples: 1000, ..Options::default() };
+        assert!(health_sample(&features, &all).unwrap().equal(&x));
+    }
+
+    #[test]
     fn the_stronger_of_two_floors_is_taken_number_by_number() {
         let of = |knn, linear| Report { knn: Some(knn), linear, ..Report::default() };
         let both = of(0.5, Some(0.9)).stronger(&of(0.7, None));
@@ -211,6 +261,7 @@ mod tests {
     #[test]
     fn the_majority_is_that_of_the_training_set() {
         assert_eq!(majority(&[0, 1, 1, 2], &[1, 1, 0, 2]).unwrap(), 0.5);
+        assert_eq!(majority(&[i64::MAX, 2, i64::MAX, 2], &[2, 2, 0, i64::MAX]).unwrap(), 0.5, "of equals the lowest");
         assert!(majority(&[], &[1]).is_err());
     }
 }

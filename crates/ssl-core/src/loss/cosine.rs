@@ -1,7 +1,8 @@
 //! Negative cosine similarity, the loss of SimSiam and, but for constants, of BYOL.
 //!
 //! Source: Chen & He, 2021, equation 1: <https://arxiv.org/abs/2011.10566>.
-use super::{at_least_float, same_shape};
+use super::same_shape;
+use crate::tensor::at_least_float;
 use crate::{Result, dims2};
 use tch::{Kind, Tensor};
 

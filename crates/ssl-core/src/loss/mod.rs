@@ -8,22 +8,7 @@ pub use cosine::negative_cosine;
 pub use nt_xent::{info_nce, nt_xent};
 
 use crate::{Error, Result};
-use tch::{Kind, Tensor};
-
-/// Half-precision tensors as float32, others as they are.
-fn at_least_float(x: &Tensor) -> Result<Tensor> {
-    Ok(match x.kind() {
-        Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
-        _ => x.shallow_clone(),
-    })
-}
-
-/// Rows of unit length; a row shorter than 1e-12 keeps its direction and stays shorter.
-fn unit_rows(x: &Tensor) -> Result<Tensor> {
-    let x = at_least_float(x)?;
-    let length = x.f_norm_scalaropt_dim(2, [-1i64], true)?.f_clamp_min(1e-12)?;
-    Ok(x.f_div(&length)?)
-}
+use tch::Tensor;
 
 /// A scalar of the given value whose gradient with respect to each tensor is the one given beside it.
 ///

@@ -15,7 +15,8 @@
 //! assert!((f64::try_from(loss)? - expected).abs() < 1e-6);
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
-use super::{check_temperature, same_shape, unit_rows, with_gradients};
+use super::{check_temperature, same_shape, with_gradients};
+use crate::nn::l2_normalize;
 use crate::{Error, Result, dims2, no_grad};
 use tch::Tensor;
 
@@ -46,8 +47,8 @@ fn nt_xent_in_blocks(a: &Tensor, b: &Tensor, temperature: f64, block: i64) -> Re
     if n == 0 {
         return Err(Error::Shape { what: "first view".into(), expected: "B above 0".into(), got: a.size() });
     }
-    let z = unit_rows(&Tensor::f_cat(&[a, b], 0)?)?;
-    let (value, gradient) = no_grad(|| contrast(&z.detach(), temperature, block, z.requires_grad()))?;
+    let z = l2_normalize(&Tensor::f_cat(&[a, b], 0)?)?;
+    let (value, gradient) = no_grad(|| contrast(&z.f_detach()?, temperature, block, z.requires_grad()))?;
     match gradient {
         Some(gradient) => with_gradients(&value, &[(&z, &gradient)]),
         None => Ok(value),
@@ -122,10 +123,10 @@ fn info_nce_in_blocks(q: &Tensor, k: &Tensor, negatives: &Tensor, t: f64, block:
             return Err(Error::Shape { what: "negatives".into(), expected, got: negatives.size() });
         }
     };
-    let (q, k) = (unit_rows(q)?, unit_rows(k)?);
+    let (q, k) = (l2_normalize(q)?, l2_normalize(k)?);
     let learns = q.requires_grad() || k.requires_grad();
     let (value, gradients) = no_grad(|| -> Result<_> {
-        let (q, k) = (q.detach(), k.detach());
+        let (q, k) = (q.f_detach()?, k.f_detach()?);
         let negatives = negatives.f_to_kind(q.kind())?;
         let positives = q.f_mul(&k)?.f_sum_dim_intlist([1i64].as_slice(), true, q.kind())?.f_div_scalar(t)?;
         let mut value = positives.f_sum(q.kind())?.f_neg()?;
@@ -175,7 +176,7 @@ mod tests {
 
     /// The loss by its definition, recorded by autograd.
     fn slow_nt_xent(a: &Tensor, b: &Tensor, temperature: f64) -> Tensor {
-        let z = unit_rows(&Tensor::cat(&[a, b], 0)).unwrap();
+        let z = l2_normalize(&Tensor::cat(&[a, b], 0)).unwrap();
         let (n, logits) = (z.size()[0], z.matmul(&z.tr()) / temperature);
         let row = |i: i64| {
             let others: Vec<_> = (0..n).filter(|j| *j != i).map(|j| logits.get(i).get(j).exp()).collect();
@@ -209,9 +210,9 @@ mod tests {
 
     #[test]
     fn info_nce_equals_its_definition_in_value_and_gradient() {
-        let (q, k, queue) = (view([4, 5], 0.), view([4, 5], 1.), unit_rows(&view([7, 5], 2.)).unwrap());
+        let (q, k, queue) = (view([4, 5], 0.), view([4, 5], 1.), l2_normalize(&view([7, 5], 2.)).unwrap());
         let slow = |q: &Tensor, k: &Tensor| {
-            let (q, k) = (unit_rows(q).unwrap(), unit_rows(k).unwrap());
+            let (q, k) = (l2_normalize(q).unwrap(), l2_normalize(k).unwrap());
             let positive = (&q * k).sum_dim_intlist([1i64].as_slice(), true, Kind::Double);
             let logits = Tensor::cat(&[positive, q.matmul(&queue.tr())], 1) / 0.3;
             -logits.log_softmax(1, Kind::Double).select(1, 0).mean(Kind::Double)

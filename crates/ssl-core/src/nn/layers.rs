@@ -1,6 +1,7 @@
 //! Linear and convolution layers.
 use super::{Mode, Module};
-use crate::Result;
+use crate::tensor::at_least_float;
+use crate::{Error, Result};
 use tch::Tensor;
 use tch::nn::{Init, Path};
 
@@ -15,18 +16,12 @@ impl Linear {
     /// A layer with a bias.
     pub fn new(p: &Path, input: i64, output: i64) -> Result<Self> {
         let layer = Linear::without_bias(p, input, output)?;
-        let bound = 1. / (input as f64).sqrt();
-        Ok(Linear {
-            bias: Some(p.f_var("bias", &[output], Init::Uniform { lo: -bound, up: bound })?),
-            ..layer
-        })
+        Ok(Linear { bias: Some(p.f_var("bias", &[output], uniform_fan_in(input))?), ..layer })
     }
 
     /// A layer without a bias, as before a normalization.
     pub fn without_bias(p: &Path, input: i64, output: i64) -> Result<Self> {
-        let bound = 1. / (input as f64).sqrt();
-        let weight = p.f_var("weight", &[output, input], Init::Uniform { lo: -bound, up: bound })?;
-        Ok(Linear { weight, bias: None })
+        Ok(Linear { weight: p.f_var("weight", &[output, input], uniform_fan_in(input))?, bias: None })
     }
 }
 
@@ -53,15 +48,20 @@ impl Default for ConvOptions {
     }
 }
 
-/// Two-dimensional convolution without a bias, which the normalization after it would cancel.
+/// Two-dimensional convolution.
 #[derive(Debug)]
 pub struct Conv2d {
     weight: Tensor,
+    bias: Option<Tensor>,
     options: ConvOptions,
 }
 
 impl Conv2d {
-    /// A square kernel with weights drawn by `init`; see [`kaiming_normal_fan_out`].
+    /// A square kernel with weights drawn by `init`, such as [`kaiming_normal_fan_out`], and without a bias, which a
+    /// normalization after it would cancel.
+    ///
+    /// # Errors
+    /// `Error::Config` when the groups do not divide the input channels.
     pub fn new(
         p: &Path,
         (input, output): (i64, i64),
@@ -69,15 +69,35 @@ impl Conv2d {
         options: ConvOptions,
         init: Init,
     ) -> Result<Self> {
-        let weight = p.f_var("weight", &[output, input / options.groups, kernel, kernel], init)?;
-        Ok(Conv2d { weight, options })
+        let groups = options.groups;
+        if groups < 1 || input % groups != 0 {
+            let message = format!("expected a divisor of the {input} input channels, got {groups}");
+            return Err(Error::config("groups", message));
+        }
+        let weight = p.f_var("weight", &[output, input / groups, kernel, kernel], init)?;
+        Ok(Conv2d { weight, bias: None, options })
+    }
+
+    /// A square kernel with a bias, initialized as `torch.nn.Conv2d`: both from U(-1/sqrt(fan in), 1/sqrt(fan in)).
+    ///
+    /// # Errors
+    /// As [`Conv2d::new`].
+    pub fn with_bias(
+        p: &Path,
+        (input, output): (i64, i64),
+        kernel: i64,
+        options: ConvOptions,
+    ) -> Result<Self> {
+        let init = uniform_fan_in(input / options.groups.max(1) * kernel * kernel);
+        let layer = Conv2d::new(p, (input, output), kernel, options, init)?;
+        Ok(Conv2d { bias: Some(p.f_var("bias", &[output], init)?), ..layer })
     }
 }
 
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
         let ConvOptions { stride, padding, groups } = self.options;
-        Ok(x.f_conv2d::<Tensor>(&self.weight, None, [stride; 2], [padding; 2], [1; 2], groups)?)
+        Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), [stride; 2], [padding; 2], [1; 2], groups)?)
     }
 }
 
@@ -90,11 +110,20 @@ pub fn kaiming_normal_fan_out(output: i64, kernel: i64) -> Init {
     Init::Randn { mean: 0., stdev }
 }
 
-/// Rows scaled to unit length, in float32 at least; as `torch.nn.functional.normalize`.
+/// PyTorch's default for weights and biases of linear and convolution layers: U(-1/sqrt(fan in), 1/sqrt(fan in)), where
+/// the fan in is what one output sums over. For weights it is `torch.nn.init.kaiming_uniform_(a=sqrt(5))`.
+pub fn uniform_fan_in(fan_in: i64) -> Init {
+    let bound = 1. / (fan_in as f64).sqrt();
+    Init::Uniform { lo: -bound, up: bound }
+}
+
+/// Rows scaled to unit length, as `torch.nn.functional.normalize`; a row shorter than 1e-12 keeps its direction and
+/// stays shorter.
 ///
 /// # Shapes
-/// `x`: `[.., D]`; returns the same.
+/// `x`: `[.., D]`; returns the same, half precision as float32.
 pub fn l2_normalize(x: &Tensor) -> Result<Tensor> {
+    let x = at_least_float(x)?;
     let norm = x.f_norm_scalaropt_dim(2, [-1i64], true)?.f_clamp_min(1e-12)?;
     Ok(x.f_div(&norm)?)
 }
@@ -127,6 +156,39 @@ mod tests {
         let stdev = f64::try_from(vars.variables()["conv1.weight"].std(true)).unwrap();
         // torchvision 0.26, resnet18().conv1.weight.std(): 0.0252 +- 0.0003 over seeds.
         assert!((stdev - 0.02525).abs() < 0.0008, "{stdev}");
+    }
+
+    #[test]
+    fn a_convolution_with_a_bias_starts_as_pytorch_starts_it() {
+        let vars = VarStore::new(Device::Cpu);
+        let options = ConvOptions { groups: 4, ..ConvOptions::default() };
+        let conv = Conv2d::with_bias(&vars.root(), (16, 4000), 5, options).unwrap();
+        // A fan in of 16 / 4 * 5 * 5.
+        for (name, tensor) in vars.variables() {
+            let (lo, hi) = (f64::try_from(tensor.min()).unwrap(), f64::try_from(tensor.max()).unwrap());
+            assert!((-0.1..-0.099).contains(&lo) && (0.099..=0.1).contains(&hi), "{name}: {lo} to {hi}");
+        }
+        let y = conv.forward(&Tensor::zeros([1, 16, 5, 5], (Kind::Float, Device::Cpu)), Mode::Eval).unwrap();
+        assert!(y.flatten(0, -1).equal(&vars.variables()["bias"]), "of zeros the bias is left");
+    }
+
+    #[test]
+    fn groups_that_do_not_divide_the_channels_are_refused() {
+        let vars = VarStore::new(Device::Cpu);
+        for groups in [0, 3] {
+            let options = ConvOptions { groups, ..ConvOptions::default() };
+            let message = Conv2d::with_bias(&vars.root(), (4, 8), 3, options).unwrap_err().to_string();
+            assert_eq!(message, format!("groups: expected a divisor of the 4 input channels, got {groups}"));
+        }
+    }
+
+    #[test]
+    fn rows_in_half_precision_are_normalized_in_float32() {
+        let x = (Tensor::arange(64, (Kind::Float, Device::Cpu)).view([2, 32]) + 0.3).to_kind(Kind::BFloat16);
+        let y = l2_normalize(&x).unwrap();
+        assert_eq!(y.kind(), Kind::Float);
+        let lengths = y.norm_scalaropt_dim(2, [-1i64], false);
+        assert!(lengths.allclose(&lengths.ones_like(), 1e-6, 0., false), "{lengths:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod layers;
 mod norm;
 
-pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize};
+pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
 pub use norm::BatchNorm;
 
 /// What a forward pass is for.
@@ -13,9 +13,10 @@ pub enum Mode {
     Train,
     /// Use: running statistics, no dropout, nothing changes.
     Eval,
-    /// Running statistics are taken anew as the plain average over clean batches; dropout is off.
+    /// Running statistics are taken anew: mean and variance of all examples since `seen` was 0, however they are
+    /// cut into batches; dropout is off.
     Calibrate {
-        /// Batches seen before this one.
+        /// Examples seen before this batch.
         seen: u64,
     },
 }

@@ -46,11 +46,11 @@ impl Moments {
         Ok(self.steps.f_int64_value(&[0])?)
     }
 
-    pub(super) fn state(&self, flat: &Flat) -> Vec<(String, Tensor)> {
-        let mut all = flat.named("mean", &self.mean);
-        all.extend(flat.named("square", &self.square));
+    pub(super) fn state(&self, flat: &Flat) -> Result<Vec<(String, Tensor)>> {
+        let mut all = flat.named("mean", &self.mean)?;
+        all.extend(flat.named("square", &self.square)?);
         all.push(("steps".to_string(), self.steps.shallow_clone()));
-        all
+        Ok(all)
     }
 }
 
@@ -101,7 +101,7 @@ impl Optimizer for AdamW {
         Ok(())
     }
 
-    fn state(&self) -> Vec<(String, Tensor)> {
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
         self.moments.state(&self.flat)
     }
 }

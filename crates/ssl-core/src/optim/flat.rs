@@ -154,10 +154,9 @@ impl Flat {
     }
 
     /// Names the parts of a buffer laid out as the parameters `prefix/<parameter>`; the tensors are views of it.
-    pub(crate) fn named(&self, prefix: &str, buffer: &Tensor) -> Vec<(String, Tensor)> {
-        let part =
-            |segment: &Segment| Some((format!("{prefix}/{}", segment.name), segment.view(buffer).ok()?));
-        self.segments.iter().filter_map(part).collect()
+    pub(crate) fn named(&self, prefix: &str, buffer: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        let part = |segment: &Segment| Ok((format!("{prefix}/{}", segment.name), segment.view(buffer)?));
+        self.segments.iter().map(part).collect()
     }
 
     /// Sets every gradient to zero, and puts back those that were replaced or cleared from outside.

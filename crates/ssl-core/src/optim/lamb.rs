@@ -99,7 +99,7 @@ impl Optimizer for Lamb {
         Ok(())
     }
 
-    fn state(&self) -> Vec<(String, Tensor)> {
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
         self.moments.state(&self.flat)
     }
 }

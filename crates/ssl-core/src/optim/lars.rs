@@ -154,7 +154,7 @@ impl Optimizer for Lars {
         Ok(())
     }
 
-    fn state(&self) -> Vec<(String, Tensor)> {
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
         self.flat.named("momentum", &self.momentum)
     }
 }

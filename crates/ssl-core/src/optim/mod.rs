@@ -51,7 +51,10 @@ pub trait Optimizer: Debug + Send {
 
     /// Every tensor that the next update depends on beside the parameters, by a name that does not depend on the
     /// order of the parameters. They share memory with the optimizer: copying saved values into them resumes exactly.
-    fn state(&self) -> Vec<(String, Tensor)>;
+    ///
+    /// # Errors
+    /// `Error::Torch` when libtorch refuses a view.
+    fn state(&self) -> Result<Vec<(String, Tensor)>>;
 
     /// Sets every gradient to zero, in one kernel.
     fn zero_grad(&mut self) -> Result<()> {
@@ -157,7 +160,7 @@ mod tests {
                 for (name, x) in &named {
                     fresh[name].shallow_clone().copy_(x);
                 }
-                for ((name, mut to), (other, from)) in second.state().into_iter().zip(first.state()) {
+                for ((name, mut to), (other, from)) in second.state().unwrap().into_iter().zip(first.state().unwrap()) {
                     assert_eq!(name, other);
                     to.copy_(&from);
                 }
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn state_is_named_by_parameter_and_complete() {
         let names = |config: OptimizerConfig| {
-            let state = config.build(parameters()).unwrap().state();
+            let state = config.build(parameters()).unwrap().state().unwrap();
             state.into_iter().map(|(name, x)| (name, x.size())).collect::<Vec<_>>()
         };
         let of = |kind: &str| [(format!("{kind}/weight"), vec![4, 3]), (format!("{kind}/bias"), vec![3])];

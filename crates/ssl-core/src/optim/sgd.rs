@@ -74,7 +74,7 @@ impl Optimizer for Sgd {
         Ok(())
     }
 
-    fn state(&self) -> Vec<(String, Tensor)> {
-        self.momentum.iter().flat_map(|buffer| self.flat.named("momentum", buffer)).collect()
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        self.momentum.as_ref().map_or(Ok(Vec::new()), |buffer| self.flat.named("momentum", buffer))
     }
 }

@@ -1,5 +1,6 @@
 //! Metrics as JSON lines: one object per step, `{"step":12,"loss":4.81,"learning_rate":0.002}`.
 use super::Recorder;
+use crate::checkpoint::write_atomically;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -51,9 +52,7 @@ impl JsonLines {
                 .filter(|line| line.step < step)
                 .map(|line| line.text + "\n")
                 .collect();
-            let draft = path.with_extension("jsonl.tmp");
-            fs::write(&draft, kept).map_err(Error::io(&draft, "write"))?;
-            fs::rename(&draft, &path).map_err(Error::io(&path, "write"))?;
+            write_atomically(&path, kept.as_bytes())?;
         }
         Self::append(path)
     }

@@ -3,6 +3,8 @@ use super::chart::{Line, lines, scatter, short};
 use crate::eval::Report;
 use crate::record::Curves;
 use crate::{Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -14,6 +16,13 @@ pub struct Figure {
     pub uri: String,
     /// What it shows.
     pub caption: String,
+}
+
+impl Figure {
+    /// A picture, sound or film that the page carries within itself; `media` is its type, such as `image/png`.
+    pub fn embedded(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
+        Figure { uri: format!("data:{media};base64,{}", STANDARD.encode(bytes)), caption: caption.into() }
+    }
 }
 
 /// A page that grows section by section. What comes in is escaped.
@@ -246,6 +255,12 @@ mod tests {
         let figure = Figure { uri: "//example.org/a.png".into(), caption: String::new() };
         let error = page.figures("Rows", &[vec![figure]]).unwrap_err().to_string();
         assert_eq!(error, "figure: expected a data: address, got \"//example.org/a.png\"");
+    }
+
+    #[test]
+    fn a_figure_carries_its_bytes() {
+        let figure = Figure::embedded("image/png", &[0x89, b'P', b'N', b'G'], "a");
+        assert_eq!(figure.uri, "data:image/png;base64,iVBORw==");
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl BatchAugmenter {
         Precision::Fp32.scope(self.device, || self.render(images, &plan))
     }
 
-    /// Width and height of the images.
+    /// Width and height of the padded images.
     fn check(&self, images: &Tensor, params: &[Params]) -> Result<[usize; 2]> {
         let (count, channels, height, width) = dims4(images, "images", "[B, C, H, W]")?;
         let wrong = |message: String| Err(Error::config("images", message));
@@ -97,7 +97,7 @@ impl BatchAugmenter {
             let message = format!("expected {count} (one per image), got {}", params.len());
             return Err(Error::config("params", message));
         }
-        let sides = [width as usize, height as usize];
+        let sides = [width, height].map(|side| side as usize + 2 * self.config.padding);
         params.iter().try_for_each(|p| check_crop(p.crop, sides[0], sides[1]))?;
         Ok(sides)
     }
@@ -105,6 +105,8 @@ impl BatchAugmenter {
     fn render(&self, images: &Tensor, plan: &Plan) -> Result<Tensor> {
         let (count, size) = (images.len(), self.config.size as i64);
         let numbers = Numbers { flat: upload(flat_tensor(&plan.numbers)?, self.device)?, count, size };
+        let padding = [self.config.padding as i64; 4];
+        let images = if self.config.padding > 0 { &images.f_constant_pad_nd(padding)? } else { images };
         let x = images.f_permute([0, 2, 1, 3])?.f_contiguous()?.f_to_kind(Kind::Float)?; // [B, H, C, W]
         let rows = numbers.filter(plan.down, 255.0)?;
         let columns = numbers.filter(plan.across, 1.0)?.f_transpose(1, 2)?;
@@ -299,6 +301,7 @@ mod tests {
         for (name, config) in [
             ("crop, smaller", plain(11)),
             ("crop, larger", plain(40)),
+            ("padding", Augment { padding: 5, ..plain(16) }),
             ("flips", Augment { flip_probability: 0.5, vertical_flip_probability: 0.5, ..plain(16) }),
             ("brightness", Augment { brightness: 0.8, ..jitter.clone() }),
             ("contrast", Augment { contrast: 0.8, ..jitter.clone() }),

@@ -25,7 +25,9 @@ pub enum Interpolation {
 pub struct Augment {
     /// Side of the square view, in pixels.
     pub size: usize,
-    /// Least and greatest area of the crop, as a fraction of the image's.
+    /// Black pixels that are added on every side of the image before the crop.
+    pub padding: usize,
+    /// Least and greatest area of the crop, as a fraction of the padded image's.
     pub crop_scale: [f32; 2],
     /// Least and greatest width of the crop over its height.
     pub crop_ratio: [f32; 2],
@@ -71,6 +73,7 @@ impl Default for Augment {
     fn default() -> Self {
         Augment {
             size: 224,
+            padding: 0,
             crop_scale: [0.08, 1.0],
             crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
             flip_probability: 0.5,
@@ -151,6 +154,7 @@ impl Augment {
     /// `Error::Config` with the name of the first field that is out of range.
     pub fn validate(&self) -> Result<()> {
         within("size", self.size as f32, 1.0, 16384.0)?;
+        within("padding", self.padding as f32, 0.0, 16384.0)?;
         range("crop_scale", self.crop_scale, f32::MIN_POSITIVE, 1.0)?;
         range("crop_ratio", self.crop_ratio, 1e-3, 1e3)?;
         range("blur_sigma", self.blur_sigma, 1e-3, 1e3)?;
@@ -227,6 +231,7 @@ mod tests {
         let good = Augment::simclr(64, 1.0);
         let bad = [
             ("size", Augment { size: 0, ..good.clone() }),
+            ("padding", Augment { padding: 20_000, ..good.clone() }),
             ("crop_scale", Augment { crop_scale: [0.0, 1.0], ..good.clone() }),
             ("crop_scale", Augment { crop_scale: [0.9, 0.5], ..good.clone() }),
             ("hue", Augment { hue: 0.6, ..good.clone() }),

@@ -32,7 +32,7 @@ pub enum Adjust {
 /// The random numbers of one view.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
-    /// What is seen of the image.
+    /// What is seen of the image, padded as configured.
     pub crop: Crop,
     /// Mirror left to right.
     pub flip: bool,
@@ -67,6 +67,7 @@ impl Params {
 
     /// Draws the numbers of one view of an image of `width` x `height` pixels.
     pub fn draw(config: &Augment, width: usize, height: usize, rng: &mut Rng) -> Self {
+        let [width, height] = [width, height].map(|side| side + 2 * config.padding);
         Params {
             crop: draw_crop(config, width, height, rng),
             flip: happens(rng, config.flip_probability),
@@ -174,6 +175,17 @@ mod tests {
         assert_eq!(crop, Crop { left: 83, top: 0, width: 133, height: 100 });
         let crop = draw_crop(&config, 100, 300, &mut ssl_core::rng(0, &[]));
         assert_eq!(crop, Crop { left: 0, top: 83, width: 100, height: 133 });
+    }
+
+    #[test]
+    fn a_padded_image_may_be_cropped_to_its_own_size_at_every_offset() {
+        let config = Augment { padding: 4, crop_scale: [0.64; 2], crop_ratio: [1.0; 2], ..Augment::default() };
+        let mut rng = ssl_core::rng(0, &[]);
+        let crops: Vec<Crop> = (0..400).map(|_| Params::draw(&config, 32, 32, &mut rng).crop).collect();
+        assert!(crops.iter().all(|crop| (crop.width, crop.height) == (32, 32)));
+        for offset in 0..=8 {
+            assert!(crops.iter().any(|crop| crop.left == offset) && crops.iter().any(|crop| crop.top == offset));
+        }
     }
 
     #[test]

@@ -86,7 +86,10 @@ impl Augmenter {
         let Scratch { planes, other, resampler, blur } = scratch;
         planes.resize(size * size * self.channels, 0.0);
         let (across, down) = (Window::whole(size, params.flip), Window::whole(size, params.vertical_flip));
-        resampler.run(image, params.crop, across, down, planes);
+        match self.config.padding {
+            0 => resampler.run(image, params.crop, across, down, planes),
+            padding => resampler.run(&padded(image, padding)?, params.crop, across, down, planes),
+        }
         if params.angle != 0.0 {
             rotate(planes, other, size, params.angle, self.config.rotation_interpolation);
         }
@@ -109,12 +112,25 @@ impl Augmenter {
                 format!("expected {} channels, got {}", self.channels, image.channels()),
             ));
         }
-        check_crop(params.crop, image.width(), image.height())?;
+        let padding = 2 * self.config.padding;
+        check_crop(params.crop, image.width() + padding, image.height() + padding)?;
         if out.len() != self.len() {
             return Err(Error::config("view", format!("expected {} numbers, got {}", self.len(), out.len())));
         }
         Ok(())
     }
+}
+
+/// An image with `padding` black pixels on every side.
+fn padded(image: &Image<'_>, padding: usize) -> Result<Image<'static>> {
+    let (channels, row) = (image.channels(), image.width() * image.channels());
+    let (width, height) = (image.width() + 2 * padding, image.height() + 2 * padding);
+    let mut data = vec![0; width * height * channels];
+    let rows = data.chunks_exact_mut(width * channels).skip(padding);
+    for (out, row) in rows.zip(image.data().chunks_exact(row)) {
+        out.iter_mut().skip(padding * channels).zip(row).for_each(|(out, x)| *out = *x);
+    }
+    Image::new(width, height, channels, data)
 }
 
 /// Checks that a crop is a box of at least one pixel inside an image.
@@ -209,6 +225,21 @@ mod tests {
             let first = view(&augmenter, &mut Scratch::default(), seed);
             view(&small, &mut scratch, seed + 1);
             assert_eq!(first, view(&augmenter, &mut scratch, seed));
+        }
+    }
+
+    #[test]
+    fn padding_is_black_and_as_wide_on_every_side() {
+        let config = Augment { padding: 2, ..Augment::whole(7).normalized(&[0.0], &[1.0]) };
+        let augmenter = Augmenter::new(config, 3).unwrap();
+        let image = Image::new(3, 3, 3, (1..=27).collect::<Vec<u8>>()).unwrap();
+        let mut out = vec![f32::NAN; augmenter.len()];
+        augmenter.apply(&image, &mut ssl_core::rng(0, &[]), &mut Scratch::default(), &mut out).unwrap();
+        for (at, value) in out.iter().enumerate() {
+            let (x, y, c) = (at / 3 % 7, at / 21, at % 3);
+            let inside = (2..5).contains(&x) && (2..5).contains(&y);
+            let expected = if inside { 1 + 9 * (y - 2) + 3 * (x - 2) + c } else { 0 };
+            assert!((value * 255.0 - expected as f32).abs() < 1e-4, "{x} {y} {c}: {value}");
         }
     }
 

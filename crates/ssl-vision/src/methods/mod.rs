@@ -78,7 +78,8 @@ impl Entry {
         (self.schema)()
     }
 
-    /// The method with the given hyperparameters; those not given are the paper's.
+    /// The method with the given hyperparameters; those not given are the paper's, at every depth: a view of which
+    /// the size alone is given is otherwise the paper's view.
     ///
     /// # Errors
     /// `Error::Config` when a name is unknown or a number is out of range.
@@ -129,9 +130,25 @@ fn build<D: Definition>(
     backbone: &ResNetConfig,
     device: Device,
 ) -> Result<Box<dyn VisionMethod>> {
-    let config =
-        serde_json::from_value(config.clone()).map_err(|e| Error::config(D::INFO.name, e.to_string()))?;
+    let mut whole = defaults::<D>()?;
+    // A recipe without hyperparameters has null for them.
+    if !config.is_null() {
+        lay_over(&mut whole, config);
+    }
+    let config = serde_json::from_value(whole).map_err(|e| Error::config(D::INFO.name, e.to_string()))?;
     Ok(Box::new(D::new(config, backbone, device)?))
+}
+
+/// Objects are joined name by name; anything else replaces what was there.
+fn lay_over(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                lay_over(base.entry(name.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
 }
 
 macro_rules! methods {
@@ -168,6 +185,7 @@ pub fn find(name: &str) -> Result<&'static Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn every_recipe_builds_its_method() {
@@ -183,12 +201,41 @@ mod tests {
         }
     }
 
+    fn build_simclr(config: &Value) -> Result<Box<dyn VisionMethod>> {
+        let entry = find("simclr").unwrap();
+        entry.build(config, &entry.recipe("fashion-mnist").unwrap().encoder, Device::Cpu)
+    }
+
+    #[test]
+    fn zz_print() {
+        for entry in ALL {
+            let old = std::fs::read_to_string(format!("/tmp/rnvenv/{}.json", entry.info.name)).unwrap();
+            let old: BTreeMap<String, Recipe> = serde_json::from_str(&old).unwrap();
+            for (data, recipe) in entry.recipes().unwrap() {
+                let view = entry.build(&recipe.method, &recipe.encoder, Device::Cpu).unwrap().views().remove(0);
+                let before: Augment = serde_json::from_value(old[&data].method["augment"].clone()).unwrap();
+                println!("ZZ {} {data} {}", entry.info.name, before == view);
+                println!("ZZ  {view:?}");
+            }
+        }
+    }
+
     #[test]
     fn an_unknown_hyperparameter_is_refused_by_name() {
-        let entry = find("simclr").unwrap();
-        let backbone = entry.recipe("fashion-mnist").unwrap().encoder;
-        let error = entry.build(&serde_json::json!({"temprature": 0.1}), &backbone, Device::Cpu).unwrap_err();
-        assert!(error.to_string().contains("temprature"), "{error}");
+        for config in [json!({"temprature": 0.1}), json!({"augment": {"temprature": 0.1}})] {
+            let error = build_simclr(&config).unwrap_err().to_string();
+            assert!(error.contains("temprature"), "{error}");
+        }
+    }
+
+    #[test]
+    fn hyperparameters_that_are_not_given_are_the_papers_at_every_depth() {
+        let paper = Augment::simclr(224, 1.0);
+        let views = build_simclr(&json!({"augment": {"size": 96, "crop_scale": [0.5, 1]}})).unwrap().views();
+        assert_eq!(views[0], Augment { size: 96, crop_scale: [0.5, 1.0], ..paper.clone() });
+        assert_eq!(build_simclr(&Value::Null).unwrap().views()[0], paper);
+        let error = build_simclr(&json!({"augment": 7})).unwrap_err().to_string();
+        assert!(error.starts_with("simclr: "), "{error}");
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
         let method = Rotation::new(Config::default(), &BACKBONE, Device::Cpu).unwrap();
         for (name, mut tensor) in method.vars.variables() {
             if name.starts_with("classifier") {
-                no_grad(|| tensor.fill_(0.));
+                let _ = no_grad(|| tensor.fill_(0.));
             }
         }
         let (loss, _) = method.predict(&Views(vec![pixels(4, 8)]), Mode::Eval).unwrap();

@@ -1,12 +1,14 @@
 //! SimCLR: two views of an image are drawn together, away from every other image of the batch.
 //!
 //! Source: Chen et al., 2020: <https://arxiv.org/abs/2002.05709>; the projection head follows the official code
-//! (`google-research/simclr`, `model_util.py`), which normalizes its hidden layer over the batch.
+//! (`google-research/simclr`, `model_util.py`), which normalizes both its layers over the batch, against the text,
+//! which has no batch norm; it has the paper's two layers, not the three that the code took for SimCLR v2.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, ResNet, ResNetConfig, probe_features};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use ssl_core::eval::{alignment, uniformity};
 use ssl_core::loss::nt_xent;
 use ssl_core::nn::{BatchNorm, Linear, Module};
 use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views, no_grad};
@@ -23,13 +25,21 @@ pub struct Config {
     pub hidden_dim: i64,
     /// Dimension in which views are compared.
     pub projection_dim: i64,
+    /// Whether projections are normalized over the batch, with a scale and no shift, as in the official code.
+    pub output_norm: bool,
     /// The random view; each image gives two.
     pub augment: Augment,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { temperature: 0.1, hidden_dim: 0, projection_dim: 128, augment: Augment::simclr(224, 1.0) }
+        Config {
+            temperature: 0.1,
+            hidden_dim: 0,
+            projection_dim: 128,
+            output_norm: true,
+            augment: Augment::simclr(224, 1.0),
+        }
     }
 }
 
@@ -41,6 +51,7 @@ pub struct SimClr {
     hidden: Linear,
     norm: BatchNorm,
     output: Linear,
+    output_norm: Option<BatchNorm>,
     config: Config,
 }
 
@@ -70,11 +81,14 @@ impl Definition for SimClr {
         let (encoder, head) = (ResNet::new(&(vars.root() / "encoder"), backbone)?, vars.root() / "projector");
         let dim = encoder.dim();
         let width = if config.hidden_dim == 0 { dim } else { config.hidden_dim };
+        let output_norm =
+            config.output_norm.then(|| BatchNorm::without_shift(&(&head / 4), config.projection_dim));
         Ok(SimClr {
             encoder,
             hidden: Linear::without_bias(&(&head / 0), dim, width)?,
             norm: BatchNorm::new(&(&head / 1), width)?,
             output: Linear::without_bias(&(&head / 3), width, config.projection_dim)?,
+            output_norm: output_norm.transpose()?,
             vars,
             config,
         })
@@ -89,7 +103,11 @@ impl SimClr {
         };
         let h = self.encoder.forward(&Tensor::f_cat(&[a, b], 0)?, mode)?;
         let h = self.norm.forward(&self.hidden.forward(&h, mode)?, mode)?.f_relu_()?;
-        let z = self.output.forward(&h, mode)?.f_to_kind(Kind::Float)?;
+        let mut z = self.output.forward(&h, mode)?;
+        if let Some(norm) = &self.output_norm {
+            z = norm.forward(&z, mode)?;
+        }
+        let z = z.f_to_kind(Kind::Float)?;
         let n = a.size().first().copied().unwrap_or(0);
         Ok((z.f_narrow(0, 0, n)?, z.f_narrow(0, n, n)?))
     }
@@ -119,7 +137,13 @@ impl Method for SimClr {
     fn validate(&self, batch: &Views) -> Result<Vec<(&'static str, Tensor)>> {
         no_grad(|| {
             let (a, b) = self.project(batch, Mode::Eval)?;
-            Ok(vec![("loss", self.loss(&a, &b)?), ("retrieval", retrieval(&a, &b)?)])
+            let mut found = vec![("loss", self.loss(&a, &b)?), ("retrieval", retrieval(&a, &b)?)];
+            found.push(("alignment", Tensor::from(alignment(&a, &b)?)));
+            // Of a single image there are no two to be apart.
+            if a.size().first().is_some_and(|&n| n > 1) {
+                found.push(("uniformity", Tensor::from((uniformity(&a)? + uniformity(&b)?) / 2.)));
+            }
+            Ok(found)
         })
     }
 
@@ -188,11 +212,34 @@ mod tests {
     }
 
     #[test]
-    fn equal_views_are_found_again() {
+    fn projections_are_normalized_over_both_views_unless_told_otherwise() {
+        let spread = |output_norm| {
+            let method = build(Config { output_norm, ..Config::default() }).unwrap();
+            assert_eq!(method.vars.variables().contains_key("projector.4.weight"), output_norm);
+            assert!(!method.vars.variables().contains_key("projector.4.bias"));
+            let (a, b) = method.project(&views(8), Mode::Train).unwrap();
+            let (var, mean) = Tensor::cat(&[a, b], 0).var_mean_dim([0i64].as_slice(), false, false);
+            [mean.abs(), (var - 1.).abs()].map(|gap| f64::try_from(gap.max()).unwrap())
+        };
+        let [mean, var] = spread(true);
+        assert!(mean < 1e-5 && var < 0.01, "{mean} {var}");
+        let [mean, var] = spread(false);
+        assert!(mean > 1e-3 && var > 0.01, "{mean} {var}");
+    }
+
+    #[test]
+    fn equal_views_are_found_again_and_aligned() {
         let method = build(Config::default()).unwrap();
         let x = views(6).0.remove(0);
         let found = method.validate(&Views(vec![x.shallow_clone(), x])).unwrap();
-        assert_eq!(f64::try_from(&found[1].1).unwrap(), 1.);
+        let values: Vec<(&str, f64)> =
+            found.iter().map(|(name, value)| (*name, f64::try_from(value).unwrap())).collect();
+        assert_eq!(values[1], ("retrieval", 1.));
+        assert!(values[2].0 == "alignment" && values[2].1.abs() < 1e-6, "{values:?}");
+        assert!(values[3].0 == "uniformity" && values[3].1 < 0., "{values:?}");
+        let one = views(1).0.remove(0);
+        let names: Vec<_> = method.validate(&Views(vec![one.shallow_clone(), one])).unwrap();
+        assert_eq!(names.len(), 3);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Images that stay encoded in files and are decoded when asked for; small sets are kept decoded.
+//! Images that stay encoded in files and are decoded when asked for; as many as fit are kept decoded.
 use super::decode::{decode, dimensions};
 use super::{Options, files::Files};
 use crate::image::{Image, ImageDataset, out_of_range};
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use ssl_core::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Images that are looked at when a set is opened, to tell whether all have one size.
@@ -33,8 +33,10 @@ pub struct EncodedImages {
     channels: usize,
     size: Option<(usize, usize)>,
     max_bad: f64,
-    /// Empty when the decoded set would exceed [`Options::cache_bytes`].
+    /// Empty when it would itself exceed [`Options::cache_bytes`].
     cache: Vec<OnceLock<Image<'static>>>,
+    /// What the cache may still take.
+    free_bytes: AtomicU64,
     has_bad: AtomicBool,
     bad: Mutex<BTreeMap<usize, String>>,
 }
@@ -59,6 +61,7 @@ impl EncodedImages {
             size: None,
             max_bad: options.max_bad,
             cache: Vec::new(),
+            free_bytes: AtomicU64::new(0),
             has_bad: AtomicBool::new(false),
             bad: Mutex::default(),
         };
@@ -68,10 +71,10 @@ impl EncodedImages {
             // None of the sample could be read: name a reason.
             set.image(0)?;
         }
-        let bytes: usize = probed.iter().map(|(width, height)| width * height * set.channels).sum();
-        let total = (bytes as u64).saturating_mul(count as u64) / (probed.len().max(1) as u64);
-        if total <= options.cache_bytes {
+        let cells = (count as u64).saturating_mul(size_of::<OnceLock<Image<'static>>>() as u64);
+        if let Some(free) = options.cache_bytes.checked_sub(cells) {
             set.cache = (0..count).map(|_| OnceLock::new()).collect();
+            set.free_bytes = AtomicU64::new(free);
         }
         if let Some(size) = common(&probed).filter(|size| count <= SMALL.0 && size.0.max(size.1) <= SMALL.1) {
             let all = if step == 1 { probed } else { set.dimensions((0..count).collect()) };
@@ -93,12 +96,29 @@ impl EncodedImages {
 
     /// One image, or why it cannot be read.
     fn try_image(&self, index: usize) -> Result<Image<'_>, String> {
-        let Some(cell) = self.cache.get(index) else { return self.load(index) };
-        if let Some(image) = cell.get() {
+        let cell = self.cache.get(index);
+        if let Some(image) = cell.and_then(OnceLock::get) {
             return Ok(image.borrowed());
         }
         let image = self.load(index)?;
-        Ok(cell.get_or_init(|| image).borrowed())
+        let bytes = image.data().len() as u64;
+        let Some(cell) = cell.filter(|_| self.reserve(bytes)) else { return Ok(image) };
+        let mut is_first = false;
+        let kept = cell.get_or_init(|| {
+            is_first = true;
+            image
+        });
+        if !is_first {
+            // Another thread has decoded and counted it meanwhile.
+            self.free_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(kept.borrowed())
+    }
+
+    /// Takes a part of what the cache may still hold; false when there is less.
+    fn reserve(&self, bytes: u64) -> bool {
+        let take = |free: u64| free.checked_sub(bytes);
+        self.free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn bad(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
@@ -121,7 +141,7 @@ impl EncodedImages {
         Err(Error::data(
             &self.listing.path,
             format!(
-                "{} of {} images cannot be read, more than --max-bad {} allows; the first is {}: {reason}",
+                "{} of {} images cannot be read, more than max_bad {} allows; the first is {}: {reason}",
                 bad.len(),
                 self.len(),
                 self.max_bad,
@@ -179,5 +199,37 @@ impl ImageDataset for EncodedImages {
     fn skipped(&self) -> Vec<String> {
         let name = |index| self.listing.files.name(index);
         self.bad().iter().map(|(&index, reason)| format!("{}: {reason}", name(index))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_takes_no_more_than_its_bytes_and_what_does_not_fit_is_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let sides = [4, 6, 4, 4, 2];
+        let paths = sides.iter().enumerate().map(|(index, &side)| {
+            let path = folder.path().join(format!("{index}.png"));
+            image::GrayImage::from_pixel(side, side, image::Luma([index as u8])).save(&path).unwrap();
+            path
+        });
+        let files = Files::Folder(paths.collect());
+        let listing = Listing { path: folder.path().into(), files, labels: None, class_names: Vec::new() };
+        let cells = (sides.len() * size_of::<OnceLock<Image<'static>>>()) as u64;
+        let options = Options { channels: 1, cache_bytes: cells + 40, ..Options::default() };
+        let mut set = EncodedImages::new(listing, &options).unwrap();
+        for _ in 0..2 {
+            let values: Vec<u8> = (0..5).map(|index| set.image(index).unwrap().data()[0]).collect();
+            assert_eq!(values, [0, 1, 2, 3, 4]);
+        }
+        // 16 bytes, then 36 that are too many, then 16, then no more than the last 4.
+        let kept: Vec<bool> = set.cache.iter().map(|cell| cell.get().is_some()).collect();
+        assert_eq!(kept, [true, false, true, false, true]);
+        assert_eq!(set.free_bytes.load(Ordering::Relaxed), 4);
+        set = EncodedImages::new(set.listing, &Options { cache_bytes: cells - 1, ..options }).unwrap();
+        assert!(set.cache.is_empty());
+        assert_eq!(set.image(1).unwrap().data().len(), 36);
     }
 }

@@ -39,7 +39,7 @@ fn has_splits(names: &BTreeSet<String>) -> bool {
 
 fn missing(path: &Path, split: Split, names: &BTreeSet<String>) -> Error {
     let names: Vec<_> = names.iter().take(8).cloned().collect();
-    Error::data(path, format!("no {split} images: found {} and no other split", names.join(", ")))
+    Error::absent(path, format!("no {split} images: found {} and no other split", names.join(", ")))
 }
 
 /// The images of a split of a folder; none when there is no image anywhere.
@@ -59,7 +59,7 @@ pub(crate) fn folder(path: &Path, split: Split) -> Result<Option<Listing>> {
         }
         root.push(chosen);
     } else if split != Split::Train {
-        return Err(Error::data(
+        return Err(Error::absent(
             path,
             format!("no {split} images: expected sub-folders train and test, found no train"),
         ));
@@ -104,7 +104,7 @@ pub(crate) fn archive(path: &Path, split: Split) -> Result<Option<Listing>> {
         keep = Some(chosen.clone());
         depth += 1;
     } else if split != Split::Train {
-        return Err(Error::data(
+        return Err(Error::absent(
             path,
             format!("no {split} images: expected train/ and test/ in the archive"),
         ));

@@ -57,7 +57,8 @@ pub struct Options {
     pub channels: usize,
     /// Part of the images that may be unreadable, from 0 to 1.
     pub max_bad: f64,
-    /// Encoded images are kept in memory once decoded when all of them take at most this many bytes.
+    /// Encoded images are kept in memory once decoded until they take this many bytes; the others are decoded anew
+    /// each time.
     pub cache_bytes: u64,
 }
 
@@ -75,8 +76,8 @@ const LOOKED_FOR: &str = "looked for IDX files (train-images-idx3-ubyte[.gz], t1
 /// folders and splits, a tar of such a folder, or one IDX file.
 ///
 /// # Errors
-/// `Error::Io` when something cannot be read; `Error::Data` when nothing known is there, the split is missing,
-/// or a file is truncated, corrupt or foreign; `Error::Config` when an option is out of range.
+/// `Error::Io` when something cannot be read; `Error::Absent` when the split is missing; `Error::Data` when nothing
+/// known is there or a file is truncated, corrupt or foreign; `Error::Config` when an option is out of range.
 pub fn open(path: &Path, split: Split, options: &Options) -> Result<Arc<dyn ImageDataset>> {
     if !matches!(options.channels, 1 | 3) {
         return Err(Error::config("channels", format!("expected 1 or 3, got {}", options.channels)));
@@ -102,7 +103,10 @@ pub fn open(path: &Path, split: Split, options: &Options) -> Result<Arc<dyn Imag
             Kind::Other => return open_idx_file(path, split),
         }
     };
-    let nothing = || Error::data(path, format!("no images: {LOOKED_FOR}"));
+    let nothing = || match split {
+        Split::Train => Error::data(path, format!("no images: {LOOKED_FOR}")),
+        _ => Error::absent(path, format!("no {split} images: their folder holds none")),
+    };
     let listing = listing.ok_or_else(nothing)?;
     Ok(Arc::new(EncodedImages::new(listing, options)?))
 }
@@ -129,7 +133,7 @@ fn kind_of(path: &Path) -> Kind {
 /// One file that is no archive: IDX images, with the labels beside them where they are.
 fn open_idx_file(path: &Path, split: Split) -> Result<Arc<dyn ImageDataset>> {
     if split != Split::Train {
-        return Err(Error::data(path, format!("no {split} images: a single file is a training set")));
+        return Err(Error::absent(path, format!("no {split} images: a single file is a training set")));
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let labels = path.with_file_name(name.replace("images", "labels").replace("idx3", "idx1"));
@@ -150,7 +154,7 @@ fn open_binary(path: &Path, split: Split) -> Result<Option<Arc<dyn ImageDataset>
     let others = [Split::Train, Split::Test, Split::Unlabelled];
     let other = others.into_iter().find(|&other| places.iter().any(|place| has_split(place, other)));
     match other {
-        Some(other) => Err(Error::data(path, format!("no {split} images: found the {other} files alone"))),
+        Some(other) => Err(Error::absent(path, format!("no {split} images: found the {other} files alone"))),
         None => Ok(None),
     }
 }
