@@ -144,7 +144,8 @@ fn all_tensors<M: Method + ?Sized>(
     optimizer: &dyn Optimizer,
 ) -> Result<BTreeMap<String, Tensor>> {
     let method = named_tensors(method).into_iter().map(|(name, tensor)| (format!("method/{name}"), tensor));
-    let optimizer = optimizer.state()?.into_iter().map(|(name, tensor)| (format!("optimizer/{name}"), tensor));
+    let optimizer =
+        optimizer.state()?.into_iter().map(|(name, tensor)| (format!("optimizer/{name}"), tensor));
     Ok(method.chain(optimizer).collect())
 }
 
@@ -505,7 +506,8 @@ mod tests {
             all.iter().map(|(name, value)| (name.to_string(), full(*value, &[2]))).collect()
         };
         let encoder = named(&[("bn1.weight", 0.), ("conv1.weight", 0.)]);
-        let pytorch = [("bn1.num_batches_tracked", 9.), ("bn1.weight", 1.), ("conv1.weight", 2.), ("fc.bias", 3.)];
+        let pytorch =
+            [("bn1.num_batches_tracked", 9.), ("bn1.weight", 1.), ("conv1.weight", 2.), ("fc.bias", 3.)];
         write_tensors(&path, &named(&pytorch), &serde_json::Value::Null).unwrap();
         let message = load_encoder(&path, &encoder, &[]).unwrap_err().to_string();
         assert!(message.contains("fc.bias is not part"), "{message}");
@@ -517,7 +519,12 @@ mod tests {
         write_tensors(&path, &named(&pytorch[1..3]), &serde_json::json!({"method": "simclr"})).unwrap();
         assert_eq!(load_encoder(&path, &encoder, &["conv1."]).unwrap()["method"], "simclr");
         write_tensors(&path, &named(&pytorch[..2]), &serde_json::Value::Null).unwrap();
-        assert!(load_encoder(&path, &encoder, &["fc."]).unwrap_err().to_string().contains("conv1.weight is missing"));
+        assert!(
+            load_encoder(&path, &encoder, &["fc."])
+                .unwrap_err()
+                .to_string()
+                .contains("conv1.weight is missing")
+        );
     }
 
     fn cut(path: &Path) {

@@ -193,20 +193,27 @@ mod tests {
         let close = |got: Vec<f64>, expected: [f64; 8]| {
             assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{got:?} {expected:?}");
         };
-        close(rates(r#""schedule": "constant", "warmup_epochs": 1, "warmup_start": 0.2"#), [
-            0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4,
-        ]);
-        close(rates(r#""schedule": "linear", "final_learning_rate": 0.05"#), [
-            0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05,
-        ]);
-        close(rates(r#""schedule": {"step": {"milestones": [1.5, 3], "factor": 0.1}}"#), [
-            0.4, 0.4, 0.4, 0.04, 0.04, 0.04, 0.004, 0.004,
-        ]);
+        close(
+            rates(r#""schedule": "constant", "warmup_epochs": 1, "warmup_start": 0.2"#),
+            [0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4],
+        );
+        close(
+            rates(r#""schedule": "linear", "final_learning_rate": 0.05"#),
+            [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05],
+        );
+        close(
+            rates(r#""schedule": {"step": {"milestones": [1.5, 3], "factor": 0.1}}"#),
+            [0.4, 0.4, 0.4, 0.04, 0.04, 0.04, 0.004, 0.004],
+        );
         let decay = of(r#""weight_decay": 0.04, "final_weight_decay": 0.4"#).weight_decay();
         let [first, last] = [0, 7].map(|index| decay.at(Step { index, total: 8 }));
         assert!((first - 0.04).abs() < 1e-12 && last == 0.4, "{first} {last}");
-        let message = of(r#""schedule": {"step": {"milestones": [3, 1], "factor": 0.1}}"#).validate().unwrap_err();
-        assert!(message.to_string().starts_with("milestones: expected at most 8 in increasing order"), "{message}");
+        let message =
+            of(r#""schedule": {"step": {"milestones": [3, 1], "factor": 0.1}}"#).validate().unwrap_err();
+        assert!(
+            message.to_string().starts_with("milestones: expected at most 8 in increasing order"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -84,7 +84,9 @@ pub fn check_method<M: Method>(
 
 /// What the method's tensors hold now.
 fn copies<M: Method>(method: &M) -> Result<BTreeMap<String, Tensor>> {
-    let copy = |(name, tensor): (String, Tensor)| Ok((name, tensor.f_detach()?.f_to_device_(tensor.device(), tensor.kind(), false, true)?));
+    let copy = |(name, tensor): (String, Tensor)| {
+        Ok((name, tensor.f_detach()?.f_to_device_(tensor.device(), tensor.kind(), false, true)?))
+    };
     named_tensors(method).into_iter().map(copy).collect()
 }
 

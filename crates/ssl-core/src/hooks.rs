@@ -202,7 +202,8 @@ mod tests {
         let look = |labels: &[i64]| {
             let keep = Some((dir.clone(), Value::Null));
             let mut hook =
-                OnlineKnn::new((points(40), labels.to_vec()), (points(40), labels.to_vec()), 5, keep).unwrap();
+                OnlineKnn::new((points(40), labels.to_vec()), (points(40), labels.to_vec()), 5, keep)
+                    .unwrap();
             let mut log = Vec::<(u64, String, f64)>::new();
             after(&line, 1., |now, _| hook.after_step(now, &mut log)).unwrap();
             log[0].2

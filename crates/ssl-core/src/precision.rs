@@ -2,7 +2,7 @@
 use crate::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_torch::{Autocast, CpuCapabilities};
+use ssl_torch::{Autocast, CpuCapabilities, cuda_is_bf16_fast};
 use tch::{Device, Kind};
 
 /// In which numbers matrix products and convolutions run; parameters and updates stay in float32.
@@ -17,12 +17,16 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What is fast on `device`: bfloat16 on CUDA and on processors that multiply it natively, else float32.
+    /// What is fast on `device`: bfloat16 where it is multiplied natively (CUDA from compute capability 8.0 on,
+    /// processors with AMX or AVX512-BF16), else float32.
     ///
     /// # Errors
-    /// When libtorch cannot tell what the processor can do.
+    /// When libtorch cannot tell what the device can do.
     pub fn fastest(device: Device) -> Result<Self> {
-        let fast = device.is_cuda() || CpuCapabilities::detect()?.is_bf16_fast();
+        let fast = match device {
+            Device::Cuda(index) => cuda_is_bf16_fast(index)?,
+            _ => CpuCapabilities::detect()?.is_bf16_fast(),
+        };
         Ok(if fast { Precision::Bf16 } else { Precision::Fp32 })
     }
 

@@ -1,6 +1,7 @@
 //! Losses, schedules, optimizers and averages against what the reference libraries compute: `fixtures/reference.py`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 use serde_json::Value;
+use ssl_core::eval::{Features, knn_votes};
 use ssl_core::loss::{info_nce, negative_cosine, nt_xent};
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};
@@ -126,9 +127,11 @@ fn optimizers_equal_those_of_the_libraries() {
 fn a_group_of_its_own_lets_biases_decay_too() {
     let config = OptimizerConfig::AdamW(ssl_core::optim::AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 });
     let build = |named| config.build_grouped(named, &|_, _| Group::DECAYED).unwrap();
-    let (w, v) = three_steps(build, (1e-2, 5e-2), (Kind::Double, 1.));
-    assert_close(&w, &numbers(&case("adamw all decayed")["w"]), 1e-9, "w");
-    assert_close(&v, &numbers(&case("adamw all decayed")["v"]), 1e-9, "v");
+    for (kind, tolerance) in KINDS {
+        let (w, v) = three_steps(build, (1e-2, 5e-2), (kind, 1.));
+        assert_close(&w, &numbers(&case("adamw all decayed")["w"]), tolerance, "w");
+        assert_close(&v, &numbers(&case("adamw all decayed")["v"]), tolerance, "v");
+    }
 }
 
 #[test]
@@ -179,6 +182,25 @@ fn losses_and_their_gradients_equal_those_of_the_libraries() {
             assert_close(&x.grad(), &numbers(&case(name)["gradients"][0]), tolerance, name);
             assert_close(&y.grad(), &numbers(&case(name)["gradients"][1]), tolerance, name);
         }
+    }
+}
+
+#[test]
+fn the_loss_of_byol_is_twice_the_negative_cosine_and_two() {
+    for (kind, tolerance) in KINDS {
+        let loss = negative_cosine(&a(&[8, 16], kind), &b(&[8, 16], kind)).unwrap() * 2. + 2.;
+        assert_close(&loss, &[case("solo byol").as_f64().unwrap()], tolerance, "solo byol");
+    }
+}
+
+#[test]
+fn the_votes_of_neighbors_rank_the_classes_as_lightly_s_knn_predict() {
+    for (kind, _) in KINDS {
+        let bank = Features::new(&a(&[20, 6], kind), (0..20).map(|i| i % 4).collect()).unwrap();
+        let votes = knn_votes(&bank, &b(&[5, 6], kind), 7, 0.1).unwrap();
+        let ranking = votes.sort_stable(true, 1, true).1;
+        let expected: Vec<f64> = case("lightly knn").as_array().unwrap().iter().flat_map(numbers).collect();
+        assert_close(&ranking, &expected, 0., "lightly knn");
     }
 }
 

@@ -53,11 +53,6 @@ pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// Sets the number of operations that may run side by side; once, before the first operation.
-pub fn set_interop_threads(n: usize) {
-    tch::set_num_interop_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));
-}
-
 /// Flushes denormal numbers to zero on this thread: they slow a step down without changing what is learned.
 ///
 /// # Errors
@@ -91,12 +86,11 @@ mod tests {
 
     #[test]
     fn denormals_vanish_when_flushed() {
-        use tch::{Device, Kind, Tensor};
+        use tch::{Device, Tensor};
         let tiny = || f64::try_from(Tensor::from_slice(&[1e-39f32]).to_device(Device::Cpu) * 0.5).unwrap();
         assert!(tiny() > 0.);
         flush_denormals(true).unwrap();
         assert_eq!(tiny(), 0.);
         flush_denormals(false).unwrap();
-        let _ = Kind::Float;
     }
 }

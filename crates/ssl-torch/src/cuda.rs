@@ -69,6 +69,18 @@ pub fn cuda_peak_bytes(index: usize) -> Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
+/// Whether CUDA device `index` multiplies bfloat16 natively: from compute capability 8.0 on.
+///
+/// # Errors
+/// When CUDA is not loaded or the device does not exist.
+pub fn cuda_is_bf16_fast(index: usize) -> Result<bool> {
+    let index = i32::try_from(index).unwrap_or(i32::MAX);
+    let mut fast = 0;
+    // SAFETY: the pointer is valid for the call.
+    call(|e| unsafe { ffi::ssl_cuda_bf16(index, &raw mut fast, e) })?;
+    Ok(fast != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_missing_device_is_an_error() {
+    fn questions_about_a_missing_device_are_errors() {
         if !tch::Cuda::is_available() {
-            assert!(cuda_peak_bytes(0).is_err());
+            assert!(cuda_peak_bytes(0).is_err() && cuda_is_bf16_fast(0).is_err());
         }
     }
 }

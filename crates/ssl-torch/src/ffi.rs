@@ -60,6 +60,7 @@ unsafe extern "C" {
         e: *mut *mut c_char,
     ) -> c_int;
     pub(crate) fn ssl_cuda_peak_bytes(index: c_int, bytes: *mut c_longlong, e: *mut *mut c_char) -> c_int;
+    pub(crate) fn ssl_cuda_bf16(index: c_int, fast: *mut c_int, e: *mut *mut c_char) -> c_int;
     pub(crate) fn ssl_flush_denormal(on: c_int, e: *mut *mut c_char) -> c_int;
 }
 

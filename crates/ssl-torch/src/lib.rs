@@ -21,8 +21,8 @@ mod fused;
 mod generator;
 
 pub use autocast::Autocast;
-pub use cpu::{CpuCapabilities, flush_denormals, set_interop_threads, set_threads, threads};
-pub use cuda::{cuda_peak_bytes, load_cuda};
+pub use cpu::{CpuCapabilities, flush_denormals, set_threads, threads};
+pub use cuda::{cuda_is_bf16_fast, cuda_peak_bytes, load_cuda};
 pub use ffi::Error;
 pub use fused::{AdamW, Sgd, fused_adamw, fused_sgd, set_grad};
 pub use generator::{generator_state, set_generator_state};

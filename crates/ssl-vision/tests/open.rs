@@ -1,6 +1,6 @@
 //! What `readers::open` makes of folders and archives as people have them, good and bad.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-use ssl_core::Result;
+use ssl_core::{Error, Result};
 use ssl_vision::ImageDataset;
 use ssl_vision::readers::{Options, Split, open};
 use std::fs;
@@ -143,6 +143,30 @@ fn nothing_known_says_what_was_looked_for() {
     assert!(message(train(&empty.path().join("x.tar.gz"))).contains("inflate it first"));
     put(empty.path(), "x.tar", &[7; 1024]);
     assert!(message(train(&empty.path().join("x.tar"))).contains("expected a tar archive"));
+}
+
+#[test]
+fn a_split_that_is_not_there_is_told_from_one_that_is_corrupt() {
+    let test = |path: &Path| open(path, Split::Test, &options(0.0)).unwrap_err();
+    let classes = folder(&[("x/a.png", 1), ("y/b.png", 2)]);
+    let tar = tar_of(classes.path());
+    let split = folder(&[("train/a.png", 1)]);
+    let binary = tempdir().unwrap();
+    put(binary.path(), "train-images-idx3-ubyte", &[0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 7]);
+    train(binary.path()).unwrap();
+    let file = binary.path().join("train-images-idx3-ubyte");
+    for path in [classes.path(), &tar.path().join("images.tar"), split.path(), binary.path(), &file] {
+        let error = test(path);
+        assert!(matches!(error, Error::Absent { .. }), "{error}");
+        assert!(error.to_string().contains("no test images"), "{error}");
+    }
+    put(split.path(), "test/b.png", b"no picture");
+    assert!(matches!(test(split.path()), Error::Data { .. }));
+    put(binary.path(), "t10k-images-idx3-ubyte", &[0, 0, 8, 3]);
+    assert!(matches!(test(binary.path()), Error::Data { .. }));
+    // What is not even a training set is not a set without a test set.
+    let error = train(tempdir().unwrap().path()).unwrap_err();
+    assert!(matches!(error, Error::Data { .. }), "{error}");
 }
 
 #[test]

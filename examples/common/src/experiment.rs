@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
 use ssl_core::eval::{CollapseAlarm, Features, LinearOptions, Options, linear};
 use ssl_core::hooks::{Checkpoints, CollapseWatch, OnCollapse, OnlineKnn};
-use ssl_core::record::{Console, Curves, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
+use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
 use ssl_core::report::Figure;
 use ssl_core::{Batch, Flow, Hook, Loader, Method, Moment, Source, TrainConfig, Trainer, named_tensors};
 use std::collections::BTreeSet;
@@ -380,15 +380,12 @@ impl Experiment<'_> {
         Ok(accuracies.into())
     }
 
-    /// A curve of the run so far.
-    fn curve(&self, name: &str) -> Result<Vec<(u64, f64)>> {
-        let path = self.dir.file("metrics.jsonl");
-        let mut curves = if path.exists() { read_curves(&path)? } else { Curves::new() };
-        Ok(curves.remove(name).unwrap_or_default())
-    }
-
     fn losses(&self) -> Result<Value> {
-        let loss = self.curve("loss")?;
+        let path = self.dir.file("metrics.jsonl");
+        if !path.exists() {
+            return Ok(Value::Null);
+        }
+        let loss = read_curves(&path)?.remove("loss").unwrap_or_default();
         Ok(json!({"first": loss.first().map(|p| p.1), "last": loss.last().map(|p| p.1)}))
     }
 }

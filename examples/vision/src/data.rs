@@ -115,7 +115,7 @@ impl Examples<Tensor> for CleanImages {
 
     /// Pixels of full scale 1, of large images a small copy. The channels vary last, as in a file.
     fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
-        let x = self.pixels(self.clean.size.min(RAW)).batch(self.images.as_ref(), indices)?;
+        let x = self.pixels(RAW).batch(self.images.as_ref(), indices)?;
         Ok(x.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
     }
 
@@ -128,7 +128,7 @@ impl Examples<Tensor> for CleanImages {
     }
 
     fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>> {
-        let pixels = self.pixels(self.clean.size.min(SHOWN));
+        let pixels = self.pixels(SHOWN);
         let image = pixels.batch(self.images.as_ref(), &[index])?;
         let png = grid_png(&[image], 1, &pixels.mean, &pixels.std)?;
         Ok(Some(Figure::embedded("image/png", &png, caption)))
@@ -136,8 +136,9 @@ impl Examples<Tensor> for CleanImages {
 }
 
 impl CleanImages {
-    /// Images of full scale 1, at most so large.
-    fn pixels(&self, size: usize) -> Clean {
+    /// Images of full scale 1: of their own size where they share one, at most so large.
+    fn pixels(&self, most: usize) -> Clean {
+        let size = self.images.size().map_or(most, |(width, height)| width.max(height).min(most));
         let channels = self.images.channels();
         Clean { size, mean: vec![0.; channels], std: vec![1.; channels] }
     }

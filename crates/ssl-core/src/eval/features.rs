@@ -37,7 +37,8 @@ impl Features {
                 format!("expected {n}, one for each row of features, got {}", y.len()),
             ));
         }
-        if let Some((i, label)) = y.iter().enumerate().find(|(_, label)| !(0..MOST_CLASSES).contains(*label)) {
+        if let Some((i, label)) = y.iter().enumerate().find(|(_, label)| !(0..MOST_CLASSES).contains(*label))
+        {
             let message = format!("expected classes from 0 to {}, got {label} in row {i}", MOST_CLASSES - 1);
             return Err(Error::config("labels", message));
         }
@@ -235,5 +236,4 @@ mod tests {
         assert!(features.select(&[3]).is_err() && features.select(&[]).is_err());
         assert_eq!(features.rows_by_class(), [[1], [2], [0]]);
     }
-
 }

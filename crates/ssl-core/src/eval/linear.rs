@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn the_penalty_with_the_best_held_back_accuracy_is_chosen() {
         let options =
-            LinearOptions { l2: vec![1e-6, 10.0, 1e-1], held_back: 0.5, ..LinearOptions::default() };
+            LinearOptions { l2: vec![1e-6, 10.0, 1e-1], held_back: 0.5, seed: 1, ..LinearOptions::default() };
         let found = linear(&blobs(60, 1.5, 1), &blobs(300, 1.5, 2), &options).unwrap();
         assert_eq!(found.held_back.iter().map(|tried| tried.0).collect::<Vec<_>>(), [10.0, 1e-1, 1e-6]);
         assert!(found.held_back.iter().any(|tried| tried.1 != found.held_back[0].1), "{found:?}");

@@ -1,7 +1,7 @@
 //! All parts of the protocol on one pair of feature sets.
+use super::stream;
 use super::{Features, FewShotOptions, KnnOptions, LinearOptions};
 use super::{feature_deviation, few_shot, knn, linear, rankme, uniformity};
-use super::stream;
 use crate::{Error, Result, rng};
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
@@ -243,7 +243,9 @@ mod tests {
         let y: Vec<i64> = (0..300).map(|i| i / 100).collect();
         let x = Tensor::from_slice(&y).one_hot(3).to_kind(Kind::Float);
         let features = Features::new(&x, y).unwrap();
-        let of = |seed| health_sample(&features, &Options { seed, health_examples: 60, ..Options::default() }).unwrap();
+        let of = |seed| {
+            health_sample(&features, &Options { seed, health_examples: 60, ..Options::default() }).unwrap()
+        };
         assert_eq!(of(0).size(), [60, 3]);
         assert!(rankme(&of(0)).unwrap() > 2.5, "{}", rankme(&of(0)).unwrap());
         assert!(of(0).equal(&of(0)) && !of(0).equal(&of(1)));
@@ -261,7 +263,11 @@ mod tests {
     #[test]
     fn the_majority_is_that_of_the_training_set() {
         assert_eq!(majority(&[0, 1, 1, 2], &[1, 1, 0, 2]).unwrap(), 0.5);
-        assert_eq!(majority(&[i64::MAX, 2, i64::MAX, 2], &[2, 2, 0, i64::MAX]).unwrap(), 0.5, "of equals the lowest");
+        assert_eq!(
+            majority(&[i64::MAX, 2, i64::MAX, 2], &[2, 2, 0, i64::MAX]).unwrap(),
+            0.5,
+            "of equals the lowest"
+        );
         assert!(majority(&[], &[1]).is_err());
     }
 }

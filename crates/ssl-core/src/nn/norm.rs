@@ -89,7 +89,8 @@ impl BatchNorm {
             let (mut running_mean, mut running_var) =
                 (self.running_mean.shallow_clone(), self.running_var.shallow_clone());
             let _ = running_mean.f_add_(&gap.f_mul_scalar(count / all)?)?;
-            let _ = running_var.f_mul_scalar_((before - 1.).max(0.))?.f_add_(&within)?.f_div_scalar_(all - 1.)?;
+            let _ =
+                running_var.f_mul_scalar_((before - 1.).max(0.))?.f_add_(&within)?.f_div_scalar_(all - 1.)?;
             Ok(())
         })
     }
@@ -122,7 +123,8 @@ mod tests {
     fn calibration_takes_the_statistics_of_all_examples_and_forgets_what_was_before() {
         let vars = VarStore::new(Device::Cpu);
         let layer = BatchNorm::new(&vars.root(), 3).unwrap();
-        let _ = layer.forward(&Tensor::full([4, 3, 2], 100., (Kind::Float, Device::Cpu)), Mode::Train).unwrap();
+        let _ =
+            layer.forward(&Tensor::full([4, 3, 2], 100., (Kind::Float, Device::Cpu)), Mode::Train).unwrap();
         assert!((mean_of(&layer) - 10.).abs() < 1e-5);
         // Sorted examples in batches of unequal size: means differ between batches, and the last one is small.
         let x = Tensor::arange(66, (Kind::Float, Device::Cpu)).view([11, 3, 2]);
@@ -146,7 +148,9 @@ mod tests {
         for mode in [Mode::Train, Mode::Calibrate { seen: 0 }] {
             let message = layer.forward(&one(&[1, 3]), mode).unwrap_err().to_string();
             assert!(message.ends_with("of more than one value per channel, got [1, 3]"), "{message}");
-            assert!(layer.forward(&one(&[1, 3, 1, 1]), mode).is_err() && layer.forward(&one(&[3]), mode).is_err());
+            assert!(
+                layer.forward(&one(&[1, 3, 1, 1]), mode).is_err() && layer.forward(&one(&[3]), mode).is_err()
+            );
             assert!(layer.forward(&one(&[1, 3, 2]), mode).is_ok());
         }
         assert!(layer.forward(&one(&[1, 3]), Mode::Eval).is_ok());

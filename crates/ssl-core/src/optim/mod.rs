@@ -160,7 +160,9 @@ mod tests {
                 for (name, x) in &named {
                     fresh[name].shallow_clone().copy_(x);
                 }
-                for ((name, mut to), (other, from)) in second.state().unwrap().into_iter().zip(first.state().unwrap()) {
+                for ((name, mut to), (other, from)) in
+                    second.state().unwrap().into_iter().zip(first.state().unwrap())
+                {
                     assert_eq!(name, other);
                     to.copy_(&from);
                 }

@@ -1,12 +1,12 @@
 //! The page and its sections.
 use super::chart::{Line, lines, scatter, short};
+use crate::checkpoint::write_atomically;
 use crate::eval::Report;
 use crate::record::Curves;
 use crate::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
 
 /// A picture with a line below it.
@@ -160,9 +160,7 @@ impl Page {
     /// # Errors
     /// `Error::Io` when it cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let draft = path.with_extension("html.tmp");
-        fs::write(&draft, self.render()).map_err(Error::io(&draft, "write"))?;
-        fs::rename(&draft, path).map_err(Error::io(path, "write"))
+        write_atomically(path, self.render().as_bytes())
     }
 
     fn section(&mut self, heading: &str, html: &str) -> &mut Self {
@@ -209,6 +207,7 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const EVIL: &str = "<script>alert('\"&')</script>";
     const SAFE: &str = "&lt;script&gt;alert(&#39;&quot;&amp;&#39;)&lt;/script&gt;";
@@ -259,8 +258,8 @@ mod tests {
 
     #[test]
     fn a_figure_carries_its_bytes() {
-        let figure = Figure::embedded("image/png", &[0x89, b'P', b'N', b'G'], "a");
-        assert_eq!(figure.uri, "data:image/png;base64,iVBORw==");
+        let figure = Figure::embedded("application/pdf", b"%PDF", "a");
+        assert_eq!(figure.uri, "data:application/pdf;base64,JVBERg==");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/cpu/Utils.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -119,6 +121,14 @@ int ssl_cuda_peak_bytes(int index, long long* bytes, char** error) {
   return guarded(error, [&] {
     const auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(index));
     *bytes = stats.allocated_bytes[0].peak;
+  });
+}
+
+int ssl_cuda_bf16(int index, int* fast, char** error) {
+  return guarded(error, [&] {
+    const c10::DeviceGuard guard(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index)));
+    // libtorch's name for a compute capability of 8.0 or more; the device's properties need CUDA's own headers.
+    *fast = at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8() ? 1 : 0;
   });
 }
 

@@ -207,20 +207,6 @@ mod tests {
     }
 
     #[test]
-    fn zz_print() {
-        for entry in ALL {
-            let old = std::fs::read_to_string(format!("/tmp/rnvenv/{}.json", entry.info.name)).unwrap();
-            let old: BTreeMap<String, Recipe> = serde_json::from_str(&old).unwrap();
-            for (data, recipe) in entry.recipes().unwrap() {
-                let view = entry.build(&recipe.method, &recipe.encoder, Device::Cpu).unwrap().views().remove(0);
-                let before: Augment = serde_json::from_value(old[&data].method["augment"].clone()).unwrap();
-                println!("ZZ {} {data} {}", entry.info.name, before == view);
-                println!("ZZ  {view:?}");
-            }
-        }
-    }
-
-    #[test]
     fn an_unknown_hyperparameter_is_refused_by_name() {
         for config in [json!({"temprature": 0.1}), json!({"augment": {"temprature": 0.1}})] {
             let error = build_simclr(&config).unwrap_err().to_string();
