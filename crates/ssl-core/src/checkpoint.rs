@@ -286,10 +286,16 @@ pub struct CheckpointDir {
     keep: usize,
 }
 
+/// The name of a numbered checkpoint.
+fn numbered(step: u64) -> String {
+    format!("step-{step:08}.safetensors")
+}
+
 /// The step in the name of a numbered checkpoint.
-fn numbered(path: &Path) -> Option<u64> {
+fn step_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
-    name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+    let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()?;
+    (name == numbered(step)).then_some(step)
 }
 
 /// Where a run goes on.
@@ -320,9 +326,7 @@ impl CheckpointDir {
         optimizer: &dyn Optimizer,
         header: &Header,
     ) -> Result<PathBuf> {
-        fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir, "create"))?;
-        let path = self.dir.join(format!("step-{:08}.safetensors", header.next_step));
-        remove_partials(&self.dir);
+        let path = self.ready()?.join(numbered(header.next_step));
         save(&path, method, optimizer, header)?;
         let (kept, later): (Vec<_>, Vec<_>) =
             self.list()?.into_iter().partition(|(step, _)| *step <= header.next_step);
@@ -343,8 +347,14 @@ impl CheckpointDir {
         optimizer: &dyn Optimizer,
         header: &Header,
     ) -> Result<()> {
+        save(&self.ready()?.join(BEST), method, optimizer, header)
+    }
+
+    /// The directory, made if it is missing, without what killed processes left: a full disk may be full of that.
+    fn ready(&self) -> Result<&Path> {
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir, "create"))?;
-        save(&self.dir.join(BEST), method, optimizer, header)
+        remove_partials(&self.dir);
+        Ok(&self.dir)
     }
 
     /// The score in the header of `best.safetensors`; none before it is written, or when it is damaged and so may be
@@ -387,7 +397,7 @@ impl CheckpointDir {
             .map(|entry| entry.map(|e| e.path()).map_err(Error::io(&self.dir, "read")))
             .collect::<Result<Vec<_>>>()?;
         let mut all: Vec<_> =
-            paths.into_iter().filter_map(|path| numbered(&path).map(|step| (step, path))).collect();
+            paths.into_iter().filter_map(|path| step_of(&path).map(|step| (step, path))).collect();
         all.sort();
         Ok(all)
     }
@@ -541,6 +551,17 @@ mod tests {
         remove_partials(scratch.path());
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
         remove_partials(&scratch.path().join("missing"));
+        let (line, optimizer) = parts();
+        let dir = CheckpointDir::new(scratch.path(), 1);
+        for best in [false, true] {
+            let left = scratch.path().join(".best.safetensors.4711.partial");
+            fs::write(&left, "half").unwrap();
+            match best {
+                true => dir.save_best(&line, optimizer.as_ref(), &header(1)).unwrap(),
+                false => drop(dir.save(&line, optimizer.as_ref(), &header(1)).unwrap()),
+            }
+            assert!(!left.exists());
+        }
     }
 
     #[test]

@@ -73,6 +73,8 @@ impl Images {
             "the images have {have} channels, the recipe normalizes {want}"
         );
         recipe.encoder.channels = recipe.pixels.mean.len() as i64;
+        // One image shows whether the settings suit the data, before the run has a directory.
+        let _ = recipe.pixels.batch(self.train.as_ref(), &[0])?;
         Ok(())
     }
 

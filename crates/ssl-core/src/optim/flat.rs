@@ -62,7 +62,7 @@ impl Segment {
     }
 }
 
-/// Parameters and gradients, each one buffer; see the [module](self).
+/// Parameters and gradients, each one buffer: an update, a norm or a moving average is then a handful of kernels.
 #[derive(Debug)]
 pub struct Flat {
     parameters: Tensor,
