@@ -1,8 +1,8 @@
 //! The common protocol on a frozen encoder, beside its floors.
 use crate::Machine;
 use anyhow::Result;
-use serde::Serialize;
 use rand::seq::index;
+use serde::Serialize;
 use ssl_core::eval::{Features, Options, Report, evaluate, majority};
 use ssl_core::report::Figure;
 use ssl_core::{Batch, Method, Mode, no_grad, rng};

@@ -21,6 +21,8 @@ use tch::Tensor;
 /// A method that is chosen at run time.
 pub type DynMethod<B, I> = dyn Method<Batch = B, Input = I>;
 
+type Hooks<B, I> = Vec<Box<dyn Hook<DynMethod<B, I>>>>;
+
 /// What a modality brings to a run.
 pub struct Parts<'a, B: Batch, I: Batch> {
     /// Builds the method; its initialization depends on libtorch's generator, which the run seeds.
@@ -204,10 +206,10 @@ impl Experiment<'_> {
         &self,
         parts: &Parts<'_, B, I>,
         total_steps: u64,
-    ) -> Result<Vec<Box<dyn Hook<DynMethod<B, I>>>>> {
+    ) -> Result<Hooks<B, I>> {
         let config = serde_json::to_value(self.config)?;
         let every = if self.flags.looks == 0 { 0 } else { total_steps.div_ceil(self.flags.looks) };
-        let mut hooks: Vec<Box<dyn Hook<DynMethod<B, I>>>> = Vec::new();
+        let mut hooks: Hooks<B, I> = Vec::new();
         let on_collapse = if self.flags.stop_on_collapse { OnCollapse::Stop } else { OnCollapse::Warn };
         let seed = self.config.seed;
         let inputs = parts.train.inputs(&draw(parts.train.len(), WATCHED, seed, WATCH_DRAW))?;
@@ -399,7 +401,9 @@ struct Unreadable<'a> {
 impl Unreadable<'_> {
     fn fresh(&mut self) -> Vec<String> {
         let all = (self.list)().into_iter();
-        all.filter(|sample| self.told.insert(sample.clone())).map(|sample| format!("skipped: {sample}")).collect()
+        all.filter(|sample| self.told.insert(sample.clone()))
+            .map(|sample| format!("skipped: {sample}"))
+            .collect()
     }
 }
 
@@ -431,7 +435,8 @@ fn online<I: Batch>(train: &dyn Examples<I>, seed: u64) -> Result<Option<(Labell
     let Some(labels) = train.labels() else { return Ok(None) };
     let drawn = draw(train.len(), ONLINE.0 + ONLINE.1, seed, ONLINE_DRAW);
     let (queries, bank) = drawn.split_at(drawn.len() / 5);
-    let of = |indices: &[usize]| -> Vec<i64> { indices.iter().filter_map(|&i| labels.get(i).copied()).collect() };
+    let of =
+        |indices: &[usize]| -> Vec<i64> { indices.iter().filter_map(|&i| labels.get(i).copied()).collect() };
     let voters = of(bank);
     // A label that no voter has cannot be found.
     let found = |index: &usize| labels.get(*index).is_some_and(|label| voters.contains(label));

@@ -49,7 +49,8 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     };
     page.curves("Loss", &curves, &["loss"]);
     let looked_at = ["loss", "examples_per_second", "rankme"];
-    let shares: Vec<&str> = curves.keys().map(String::as_str).filter(|name| !looked_at.contains(name)).collect();
+    let shares: Vec<&str> =
+        curves.keys().map(String::as_str).filter(|name| !looked_at.contains(name)).collect();
     for name in shares.iter().chain(&["rankme", "examples_per_second"]) {
         page.curves(name, &curves, &[name]);
     }
@@ -61,7 +62,8 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     let features = embed(method, bank, &drawn, machine)?;
     plot(&mut page, bank, &drawn, &features)?;
     let asked = draw(queries.len(), QUERIES, seed, QUERY_DRAW);
-    let rows = neighbors((bank, &drawn, &features), (queries, &asked, &embed(method, queries, &asked, machine)?))?;
+    let rows =
+        neighbors((bank, &drawn, &features), (queries, &asked, &embed(method, queries, &asked, machine)?))?;
     if !rows.is_empty() {
         page.figures("Nearest neighbors of the first in each row, with their cosine similarity", &rows)?;
     }
@@ -72,8 +74,17 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
 /// What the run was, in words.
 fn facts(summary: &Value) -> Vec<(String, String)> {
     let names = [
-        "encoder", "train_examples", "batch_size", "steps", "device", "precision", "threads", "seed",
-        "samples_per_second", "peak_rss_mib", "version",
+        "encoder",
+        "train_examples",
+        "batch_size",
+        "steps",
+        "device",
+        "precision",
+        "threads",
+        "seed",
+        "samples_per_second",
+        "peak_rss_mib",
+        "version",
     ];
     let fact = |name: &str| {
         let value = summary.get(name)?;

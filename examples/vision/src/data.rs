@@ -26,12 +26,7 @@ pub(crate) struct Images {
 
 impl Images {
     /// Opens what lies at `path`; `limit` keeps a random part of the training set.
-    pub(crate) fn open(
-        path: &Path,
-        limit: Option<usize>,
-        seed: u64,
-        max_bad: f64,
-    ) -> Result<Self> {
+    pub(crate) fn open(path: &Path, limit: Option<usize>, seed: u64, max_bad: f64) -> Result<Self> {
         let options = Options { max_bad, ..Options::default() };
         let train = open(path, Split::Train, &options)?;
         let test = match open(path, Split::Test, &options) {

@@ -89,11 +89,13 @@ fn vision_flags() -> [Arg; 6] {
 }
 
 fn list() -> Result<ExitCode> {
-    let mut table =
-        format!("{:<12} {:<12} {:<5} {:<58} PAPER\n", "METHOD", "KIND", "YEAR", "WHAT IT DOES");
+    let mut table = format!("{:<12} {:<12} {:<5} {:<58} PAPER\n", "METHOD", "KIND", "YEAR", "WHAT IT DOES");
     for entry in ALL {
         let info = entry.info;
-        table += &format!("{:<12} {:<12} {:<5} {:<58} {}\n", info.name, info.kind, info.year, info.summary, info.url);
+        table += &format!(
+            "{:<12} {:<12} {:<5} {:<58} {}\n",
+            info.name, info.kind, info.year, info.summary, info.url
+        );
     }
     print(&table)?;
     Ok(ExitCode::SUCCESS)
@@ -164,7 +166,10 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         encoder: recipe.encoder.arch.to_string(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
         unreadable: &|| images.unreadable(),
-        figures: vec![("What the method sees".to_string(), data::write_views(&dir, &source, &recipe.pixels)?)],
+        figures: vec![(
+            "What the method sees".to_string(),
+            data::write_views(&dir, &source, &recipe.pixels)?,
+        )],
         probe_stages: matches.get_flag("stages") || entry.info.kind == "pretext",
     };
     let experiment =

@@ -108,7 +108,7 @@ fn a_folder_that_may_not_be_read_is_named() {
     let root = tempdir().unwrap();
     let closed = root.path().join("closed");
     fs::create_dir(&closed).unwrap();
-    fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
     let (out, inner) = (root.path().join("out"), tiny(&closed));
     let Some(mut command) = without_privileges(&inner, root.path()) else {
         eprintln!("left out: root may read every folder, and there is no setpriv to take that away");
@@ -221,7 +221,8 @@ fn a_run_goes_on_as_it_was_or_not_at_all() {
     says(&run(tiny(&data).arg("--out").arg(&out)), 1, &["holds a run already; go on with it by --resume"]);
     assert!(files(&out) == before);
 
-    let mut wider = vision(&["simclr", "--no-eval", "--encoder", "resnet10_w8", "--config"]);
+    let mut wider =
+        vision(&["simclr", "--threads", "1", "--no-eval", "--encoder", "resnet10_w8", "--config"]);
     run(wider.arg(out.join("config.json")).arg("--out").arg(&other)).succeeds();
     let checkpoint = format!("checkpoints/step-{STEPS:08}.safetensors");
     fs::rename(other.join(&checkpoint), out.join(&checkpoint)).unwrap();

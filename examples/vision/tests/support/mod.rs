@@ -97,8 +97,12 @@ impl Ended {
     #[track_caller]
     pub fn fails(&self, status: i32) -> &str {
         assert_eq!(self.status, Some(status), "{}", self.err);
-        for word in ["panicked", "stack backtrace", "RUST_BACKTRACE", "frame #"] {
+        for word in ["panicked", "tack backtrace", "RUST_BACKTRACE", "frame #"] {
             assert!(!self.err.contains(word), "{word}: {}", self.err);
+        }
+        // Behind an error of usage comes how it is used.
+        if status != 2 {
+            assert!(self.err.lines().last().is_some_and(|line| line.starts_with("error: ")), "{}", self.err);
         }
         let errors: Vec<&str> = self.err.lines().filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "{}", self.err);
