@@ -3,7 +3,13 @@
 //!
 //! The JPEGs are made here: noise of many scales and a few rings, quality 90, chroma halved both ways, about as
 //! large as a photograph's.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark"
+)]
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ssl_core::{Rng, rng};
 use ssl_vision::readers::{Options, Split, open};

@@ -149,6 +149,8 @@ impl Experiment<'_> {
         }
         let train = train_began.elapsed().as_secs_f64();
 
+        // The run is safe in its last checkpoint: from here on Ctrl-C ends the program at once.
+        self.stop.store(true, Ordering::Relaxed);
         let eval_began = Instant::now();
         let calibrated = calibrate(method.as_ref(), parts.train, &self.machine, self.config.seed)?;
         self.write_encoder(method.as_ref(), &parts.encoder, &parts.preprocess)?;

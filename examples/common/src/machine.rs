@@ -104,7 +104,8 @@ pub fn locate_data(data: &str) -> Result<(String, PathBuf)> {
     }
 }
 
-/// A flag that Ctrl-C raises: the run saves a checkpoint and stops. A second Ctrl-C ends the program at once.
+/// A flag that Ctrl-C raises: the run saves a checkpoint and stops. A second Ctrl-C, or one
+/// after the training, ends the program at once.
 ///
 /// # Errors
 /// When the system refuses the handler.
@@ -113,6 +114,7 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let raised = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::Relaxed) {
+            eprintln!("\nstopped; --resume goes on from the last checkpoint");
             std::process::exit(i32::from(crate::INTERRUPTED));
         }
         eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");

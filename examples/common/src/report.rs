@@ -43,29 +43,24 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
         }
         page.evaluation("Frozen encoder and its floors, % right", &rows, floors.as_ref().map(|f| f.majority));
     }
-    let curves = match read_curves(&dir.file("metrics.jsonl")) {
-        Ok(curves) => curves,
-        Err(_) => Curves::new(),
-    };
-    page.curves("Loss", &curves, &["loss"]);
-    let looked_at = ["loss", "examples_per_second", "rankme"];
-    let shares: Vec<&str> =
-        curves.keys().map(String::as_str).filter(|name| !looked_at.contains(name)).collect();
-    for name in shares.iter().chain(&["rankme", "examples_per_second"]) {
-        page.curves(name, &curves, &[name]);
-    }
     for (heading, figure) in figures {
         page.figures(heading, &[vec![figure.clone()]])?;
     }
     let seed = summary.get("seed").and_then(Value::as_u64).unwrap_or(0);
     let drawn = draw(bank.len(), BANK, seed, BANK_DRAW);
     let features = embed(method, bank, &drawn, machine)?;
-    plot(&mut page, bank, &drawn, &features)?;
     let asked = draw(queries.len(), QUERIES, seed, QUERY_DRAW);
     let rows =
         neighbors((bank, &drawn, &features), (queries, &asked, &embed(method, queries, &asked, machine)?))?;
     if !rows.is_empty() {
         page.figures("Nearest neighbors of the first in each row, with their cosine similarity", &rows)?;
+    }
+    plot(&mut page, bank, &drawn, &features)?;
+    let metrics = dir.file("metrics.jsonl");
+    let curves = if metrics.exists() { read_curves(&metrics)? } else { Curves::new() };
+    page.curves("Loss", &curves, &["loss"]);
+    for name in curves.keys().filter(|name| *name != "loss") {
+        page.curves(&name.replace('_', " "), &curves, &[name]);
     }
     page.json("Everything measured", summary);
     Ok(page.write(&dir.file("report.html"))?)
@@ -81,6 +76,7 @@ fn facts(summary: &Value) -> Vec<(String, String)> {
         "device",
         "precision",
         "threads",
+        "machine",
         "seed",
         "samples_per_second",
         "peak_rss_mib",

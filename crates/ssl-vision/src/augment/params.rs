@@ -179,12 +179,15 @@ mod tests {
 
     #[test]
     fn a_padded_image_may_be_cropped_to_its_own_size_at_every_offset() {
-        let config = Augment { padding: 4, crop_scale: [0.64; 2], crop_ratio: [1.0; 2], ..Augment::default() };
+        let config =
+            Augment { padding: 4, crop_scale: [0.64; 2], crop_ratio: [1.0; 2], ..Augment::default() };
         let mut rng = ssl_core::rng(0, &[]);
         let crops: Vec<Crop> = (0..400).map(|_| Params::draw(&config, 32, 32, &mut rng).crop).collect();
         assert!(crops.iter().all(|crop| (crop.width, crop.height) == (32, 32)));
         for offset in 0..=8 {
-            assert!(crops.iter().any(|crop| crop.left == offset) && crops.iter().any(|crop| crop.top == offset));
+            assert!(
+                crops.iter().any(|crop| crop.left == offset) && crops.iter().any(|crop| crop.top == offset)
+            );
         }
     }
 

@@ -258,7 +258,9 @@ mod tests {
                 let channels = 1 + 2 * (n % 2);
                 match decode(&bytes, channels) {
                     Ok(image) => assert_eq!(image.channels(), channels),
-                    Err(reason) => assert!(!reason.contains('\n') && reason != PANICKED, "byte {at}: {reason}"),
+                    Err(reason) => {
+                        assert!(!reason.contains('\n') && reason != PANICKED, "byte {at}: {reason}")
+                    }
                 }
             }
         }
