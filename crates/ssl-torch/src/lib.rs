@@ -21,7 +21,7 @@ mod fused;
 mod generator;
 
 pub use autocast::Autocast;
-pub use cpu::{CpuCapabilities, flush_denormals, set_threads, threads};
+pub use cpu::{CpuCapabilities, flush_denormals, keep_freed_memory, set_threads, threads};
 pub use cuda::{cuda_is_bf16_fast, cuda_peak_bytes, load_cuda};
 pub use ffi::Error;
 pub use fused::{AdamW, Sgd, fused_adamw, fused_sgd, set_grad};

@@ -104,8 +104,9 @@ fn train(criterion: &mut Criterion, case: &Case, precision: Precision) {
 }
 
 fn all(criterion: &mut Criterion) {
-    // Denormal numbers are flushed as in the examples.
+    // As in the examples.
     ssl_torch::flush_denormals(true).unwrap();
+    assert!(ssl_torch::keep_freed_memory());
     for case in cases() {
         for precision in [Precision::Fp32, Precision::Bf16] {
             train(criterion, &case, precision);

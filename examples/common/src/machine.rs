@@ -34,6 +34,8 @@ impl Machine {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = flags.threads.unwrap_or(cores);
         ensure!((1..=1024).contains(&threads), "--threads: expected 1 to 1024, got {threads}");
+        // Slower where it cannot: nothing to say to the user.
+        let _ = ssl_torch::keep_freed_memory();
         ssl_torch::set_threads(threads);
         ssl_torch::flush_denormals(true).ok();
         rayon::ThreadPoolBuilder::new()
