@@ -36,7 +36,8 @@ impl<M: Method + ?Sized> Moment<'_, M> {
         every > 0 && (done.is_multiple_of(every) || done == self.at.total)
     }
 
-    /// That the loss and all of the method's tensors are finite; it waits for the device. A hook asks before it keeps or measures anything.
+    /// That the loss and all of the method's tensors are finite; it waits for the device. A hook asks before it
+    /// keeps or measures anything.
     ///
     /// # Errors
     /// `Error::Diverged` saying which is not.

@@ -62,9 +62,10 @@ pub fn flush_denormals(on: bool) -> Result<()> {
     call(|e| unsafe { ffi::ssl_flush_denormal(i32::from(on), e) })
 }
 
-/// Lets the C library keep the memory of tensors that the main thread frees for its next ones, and returns whether it
-/// does; call it before the first tensor. By default glibc gives each large block back to the system, and a step pays for its pages anew:
-/// a fifth of its time for a ResNet-18 on 32 pixels (`cargo xtask bench step`, with and without).
+/// Lets the C library keep the memory of tensors that the main thread frees for its next ones, and returns whether
+/// it does; call it before the first tensor. By default glibc gives each large block back to the system, and a step
+/// pays for its pages anew: a fifth of its time for a ResNet-18 on 32 pixels (`cargo xtask bench step`, with and
+/// without).
 pub fn keep_freed_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -47,7 +47,7 @@ pub trait Examples<I> {
 const BLOCK: usize = 500;
 /// Examples from which the statistics of normalization layers are taken anew.
 const CALIBRATION: usize = 10_000;
-/// Tags that keep the streams of random numbers of one seed apart.
+/// The tag of the stream of random numbers that draws them.
 const CALIBRATED: u64 = 101;
 
 /// What the encoder and its floors reach by the same protocol.
