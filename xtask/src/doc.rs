@@ -19,11 +19,12 @@ pub(crate) struct Flags {
 /// Runs `cargo xtask doc`.
 pub(crate) fn command(workspace: &Workspace, flags: &Flags) -> Result<()> {
     let changed = tables::write(workspace)?;
-    eprintln!(
-        "{}: the table of results {}",
-        tables::README,
-        if changed { "was renewed" } else { "is fresh" }
-    );
+    if changed.is_empty() {
+        eprintln!("the tables are fresh");
+    }
+    for file in changed {
+        eprintln!("{file}: the table was renewed");
+    }
     if flags.tables {
         return Ok(());
     }

@@ -1,4 +1,6 @@
-//! The table of results in the README, generated from the run summaries in `docs/results`.
+//! The tables of results in the README and the book, generated from the run summaries in `docs/results`.
+mod methods;
+
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -27,25 +29,33 @@ const HEAD: [&str; 14] = [
     "machine",
 ];
 
-/// Rewrites the table; says whether that changed anything.
-pub(crate) fn write(workspace: &Workspace) -> Result<bool> {
-    let path = workspace.path(README);
-    let old = fs::read_to_string(&path).with_context(|| format!("cannot read {README}"))?;
-    let new = splice(&old, &table(&summaries(workspace)?))?;
-    if new == old {
-        return Ok(false);
+/// Rewrites the tables; says which files that changed.
+pub(crate) fn write(workspace: &Workspace) -> Result<Vec<&'static str>> {
+    let mut changed = Vec::new();
+    for (file, (old, new)) in files(workspace)? {
+        if new != old {
+            fs::write(workspace.path(file), new).with_context(|| format!("cannot write {file}"))?;
+            changed.push(file);
+        }
     }
-    fs::write(&path, new).with_context(|| format!("cannot write {README}"))?;
-    Ok(true)
+    Ok(changed)
 }
 
-/// Fails if the table is not what the summaries give.
-pub(crate) fn check(workspace: &Workspace) -> Result<()> {
+/// The files whose table is not what the summaries and the methods' files give.
+pub(crate) fn stale(workspace: &Workspace) -> Result<Vec<&'static str>> {
+    Ok(files(workspace)?.into_iter().filter(|(_, (old, new))| old != new).map(|(file, _)| file).collect())
+}
+
+/// Each file that has a table, as it is and as it should be.
+fn files(workspace: &Workspace) -> Result<Vec<(&'static str, (String, String))>> {
     let old = fs::read_to_string(workspace.path(README)).with_context(|| format!("cannot read {README}"))?;
-    if splice(&old, &table(&summaries(workspace)?))? != old {
-        bail!("the table of results is not what docs/results gives; `cargo xtask doc --tables` renews it");
+    let new = splice(&old, &table(&summaries(workspace)?)).with_context(|| README)?;
+    let mut all = vec![(README, (old, new))];
+    // A book without the chapter has no such table.
+    if workspace.path(methods::CHAPTER).is_file() {
+        all.push((methods::CHAPTER, methods::renewed(workspace)?));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// The committed summaries, ordered by modality, data, method and file.
@@ -69,7 +79,6 @@ fn table(summaries: &[Value]) -> String {
     if summaries.is_empty() {
         return "No results are committed yet.\n".into();
     }
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rule = HEAD.map(|_| "---".to_string());
     let head = HEAD.map(String::from);
     let rows = summaries.iter().map(|summary| line(&row(summary)));
@@ -79,6 +88,11 @@ fn table(summaries: &[Value]) -> String {
         line(&rule),
         rows.collect::<String>()
     )
+}
+
+/// A line of a table.
+fn line(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
 }
 
 fn row(summary: &Value) -> [String; HEAD.len()] {
@@ -202,15 +216,31 @@ mod tests {
         fs::create_dir_all(workspace.path("docs/results"))?;
         fs::write(workspace.path(README), format!("# A\n{BEGIN}\nold\n{END}\nrest\n"))?;
         fs::write(workspace.path("docs/results/a.json"), summary().to_string())?;
-        assert!(check(&workspace).unwrap_err().to_string().contains("doc --tables"));
-        assert!(write(&workspace)?);
-        check(&workspace)?;
-        assert!(!write(&workspace)?);
+        assert_eq!(stale(&workspace)?, [README]);
+        assert_eq!(write(&workspace)?, [README]);
+        assert!(stale(&workspace)?.is_empty());
+        assert!(write(&workspace)?.is_empty());
         let text = fs::read_to_string(workspace.path(README))?;
         assert!(
             text.starts_with("# A\n") && text.ends_with("\nrest\n") && text.contains("| simclr |"),
             "{text}"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn the_chapter_of_methods_is_kept_fresh_where_there_is_one() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let workspace = Workspace::at(dir.path());
+        for folder in ["docs/src", "crates/ssl-vision/src/methods"] {
+            fs::create_dir_all(workspace.path(folder))?;
+        }
+        fs::write(workspace.path(README), format!("# A\n{BEGIN}\n{}{END}\n", table(&[])))?;
+        assert!(stale(&workspace)?.is_empty());
+        fs::write(workspace.path(methods::CHAPTER), format!("# Methods\n{BEGIN}\n{END}\n"))?;
+        assert_eq!(stale(&workspace)?, [methods::CHAPTER]);
+        assert_eq!(write(&workspace)?, [methods::CHAPTER]);
+        assert!(stale(&workspace)?.is_empty());
         Ok(())
     }
 

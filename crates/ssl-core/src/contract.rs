@@ -201,8 +201,8 @@ pub(crate) mod tests {
             Ok(if self.fault == Fault::Noisy { x.f_add(&x.f_rand_like()?)? } else { x })
         }
 
-        fn stores(&self) -> Vec<(&'static str, &VarStore)> {
-            vec![("student", &self.vars)]
+        fn stores(&self) -> Vec<(String, &VarStore)> {
+            vec![("student".into(), &self.vars)]
         }
     }
 

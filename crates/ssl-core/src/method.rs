@@ -1,6 +1,6 @@
 //! What a self-supervised method is.
 use crate::{Batch, Mode, Result, no_grad};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -14,13 +14,16 @@ pub struct Step {
     pub total: u64,
 }
 
+/// Scalars by name, without gradients.
+pub type Metrics = Vec<(String, Tensor)>;
+
 /// What a step hands back: the scalar to minimize and detached scalars to log.
 #[derive(Debug)]
 pub struct Output {
     /// The scalar to minimize.
     pub loss: Tensor,
     /// Detached scalars by name; they stay on the device until they are recorded.
-    pub metrics: Vec<(&'static str, Tensor)>,
+    pub metrics: Metrics,
 }
 
 impl Output {
@@ -30,8 +33,8 @@ impl Output {
     }
 
     /// Adds a scalar to log.
-    pub fn with(mut self, name: &'static str, value: &Tensor) -> Result<Self> {
-        self.metrics.push((name, value.f_detach()?));
+    pub fn with(mut self, name: impl Into<String>, value: &Tensor) -> Result<Self> {
+        self.metrics.push((name.into(), value.f_detach()?));
         Ok(self)
     }
 }
@@ -65,12 +68,18 @@ pub trait Method: Debug {
     }
 
     /// How well the pretext task itself is solved on held-out examples: scalars by name, without gradients.
-    fn validate(&self, _batch: &Self::Batch) -> Result<Vec<(&'static str, Tensor)>> {
+    fn validate(&self, _batch: &Self::Batch) -> Result<Metrics> {
         Ok(Vec::new())
     }
 
-    /// Every store to be saved, by name. What requires a gradient in them is trained.
-    fn stores(&self) -> Vec<(&'static str, &VarStore)>;
+    /// What the method makes of a batch, to look at: batches in the form of the input by name, such as what it hides
+    /// and what it restores. Without gradients.
+    fn look(&self, _batch: &Self::Batch) -> Result<Vec<(String, Self::Input)>> {
+        Ok(Vec::new())
+    }
+
+    /// Every store to be saved, by name, that of the encoder first. What requires a gradient in them is trained.
+    fn stores(&self) -> Vec<(String, &VarStore)>;
 
     /// The encoder's tensors under the names of the reference implementation.
     fn encoder(&self) -> BTreeMap<String, Tensor> {
@@ -102,10 +111,13 @@ impl<M: Method + ?Sized> Method for Box<M> {
     fn stages(&self, input: &Self::Input) -> Result<Vec<(String, Tensor)>> {
         (**self).stages(input)
     }
-    fn validate(&self, batch: &Self::Batch) -> Result<Vec<(&'static str, Tensor)>> {
+    fn validate(&self, batch: &Self::Batch) -> Result<Metrics> {
         (**self).validate(batch)
     }
-    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
+    fn look(&self, batch: &Self::Batch) -> Result<Vec<(String, Self::Input)>> {
+        (**self).look(batch)
+    }
+    fn stores(&self) -> Vec<(String, &VarStore)> {
         (**self).stores()
     }
     fn encoder(&self) -> BTreeMap<String, Tensor> {
@@ -113,12 +125,17 @@ impl<M: Method + ?Sized> Method for Box<M> {
     }
 }
 
-/// All tensors of a method under `store/variable` names, in a fixed order.
+/// All tensors of a method under `store/variable` names, in a fixed order; one that is in several stores, such as an
+/// encoder that two objectives train, has the name of the first.
 pub fn named_tensors<M: Method + ?Sized>(method: &M) -> BTreeMap<String, Tensor> {
-    let mut all = BTreeMap::new();
+    let (mut all, mut known) = (BTreeMap::new(), HashSet::new());
     for (store, vars) in method.stores() {
         for (name, tensor) in vars.variables() {
-            all.insert(format!("{store}/{name}"), tensor);
+            let place = tensor.data_ptr() as usize;
+            // Empty tensors have no place of their own.
+            if place == 0 || known.insert(place) {
+                all.insert(format!("{store}/{name}"), tensor);
+            }
         }
     }
     all

@@ -216,13 +216,15 @@ fn mean(parts: Vec<Output>) -> Result<Output> {
         Ok(Tensor::f_stack(&values, 0)?.f_mean_dim(0i64, false, None)?)
     };
     let loss = average(parts.iter().map(|part| &part.loss).collect())?;
-    let names = parts.first().map(|part| part.metrics.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let names =
+        parts.first().map(|part| part.metrics.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     let metrics = names
         .unwrap_or_default()
         .into_iter()
         .map(|name| {
             let of_name = parts.iter().flat_map(|part| &part.metrics).filter(|(other, _)| *other == name);
-            Ok((name, average(of_name.map(|(_, value)| value).collect())?))
+            let value = average(of_name.map(|(_, value)| value).collect())?;
+            Ok((name, value))
         })
         .collect::<Result<_>>()?;
     Ok(Output { loss, metrics })

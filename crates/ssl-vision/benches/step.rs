@@ -8,7 +8,7 @@ use rand::Rng as _;
 use serde_json::json;
 use ssl_core::optim::OptimizerConfig;
 use ssl_core::{Loader, Precision, Result, Schedule, Source, Trainer, Views, named_tensors, rng};
-use ssl_vision::backbones::{Arch, ResNetConfig, Stem};
+use ssl_vision::backbones::{Arch, EncoderConfig, Encoders, ResNetConfig, Stem};
 use ssl_vision::methods::{VisionMethod, find};
 use ssl_vision::{ImageArray, ViewSource};
 use std::sync::{Arc, Mutex};
@@ -35,13 +35,13 @@ impl Source for Ready {
 /// A method and the images that it is trained on.
 struct Case {
     name: &'static str,
-    encoder: ResNetConfig,
+    encoder: EncoderConfig,
     method: serde_json::Value,
     side: usize,
 }
 
 fn cases() -> [Case; 2] {
-    let cifar = |arch, channels| ResNetConfig { arch, stem: Stem::Cifar, channels };
+    let cifar = |arch, channels| ResNetConfig { arch, stem: Stem::Cifar, channels }.into();
     let recipe = find("simclr").unwrap().recipe("fashion-mnist").unwrap();
     let small = json!({
         "hidden_dim": 512,
@@ -58,11 +58,12 @@ fn cases() -> [Case; 2] {
 }
 
 fn build(case: &Case) -> Box<dyn VisionMethod> {
-    find("simclr").unwrap().build(&case.method, &case.encoder, Device::Cpu).unwrap()
+    let encoders = Encoders::new(case.encoder.clone(), Device::Cpu);
+    find("simclr").unwrap().build(&case.method, &encoders).unwrap()
 }
 
 fn views(case: &Case) -> ViewSource {
-    let channels = case.encoder.channels as usize;
+    let channels = case.encoder.channels() as usize;
     let mut bytes = vec![0; 16 * BATCH * case.side * case.side * channels];
     rng(0, &[]).fill_bytes(&mut bytes);
     let images = ImageArray::new(case.side, case.side, channels, bytes).unwrap();

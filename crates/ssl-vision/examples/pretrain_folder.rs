@@ -9,7 +9,7 @@ use ssl_core::optim::OptimizerConfig;
 use ssl_core::record::Recorder;
 use ssl_core::trainer::seed_torch;
 use ssl_core::{Loader, Method, Mode, Precision, Result, Schedule, Trainer, named_tensors, no_grad};
-use ssl_vision::backbones::{Arch, ResNetConfig, Stem};
+use ssl_vision::backbones::{Arch, Encoders, ResNetConfig, Stem};
 use ssl_vision::methods::{Definition, SimClr, VisionMethod, simclr};
 use ssl_vision::readers::{Options, Split, open};
 use ssl_vision::{Augment, Clean, ViewSource};
@@ -71,7 +71,7 @@ pub fn pretrain(
     let augment = Augment::simclr(settings.size, 0.5);
     let clean = Clean::of(&augment);
     let config = simclr::Config { temperature: 0.2, augment, ..simclr::Config::default() };
-    let mut method = SimClr::new(config, &settings.encoder, device)?;
+    let mut method = SimClr::new(config, &Encoders::new(settings.encoder, device))?;
 
     let source = ViewSource::new(Arc::clone(&images), method.views(), settings.batch_size, SEED)?;
     let total_steps = settings.epochs * source.batches_per_epoch();

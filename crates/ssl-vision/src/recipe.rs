@@ -1,5 +1,5 @@
 //! What a recipe file holds: the settings that a data set needs, where they differ from the paper's.
-use crate::backbones::ResNetConfig;
+use crate::backbones::EncoderConfig;
 use crate::{Clean, ImageDataset};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use tch::Device;
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The network that is trained and kept.
-    pub encoder: ResNetConfig,
+    pub encoder: EncoderConfig,
     /// How images become numbers.
     pub pixels: Clean,
     /// Where random views are made.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ssl_core::{Precision, TrainConfig, optim::OptimizerConfig};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a run's `config.json` holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct RunConfig {
     pub precision: Precision,
     /// Threads; on the CPU, results are equal to the last bit for equal numbers of threads only.
     pub threads: usize,
+    /// What training starts from: an encoder's weights or an earlier run; none is random weights.
+    #[serde(default)]
+    pub init: Option<PathBuf>,
     /// The recipe, flags applied.
     pub recipe: Value,
 }
@@ -49,6 +52,7 @@ impl RunConfig {
         self.device = machine.device_name();
         self.precision = machine.precision;
         self.threads = machine.threads;
+        self.init = flags.init.clone().or(self.init.take());
         self.limit = flags.limit.or(self.limit);
         self.seed = flags.seed.unwrap_or(self.seed);
     }
@@ -120,6 +124,7 @@ mod tests {
             modality: "m".into(),
             method: "n".into(),
             data: "d".into(),
+            init: None,
             limit: None,
             seed: 0,
             device: "cpu".into(),

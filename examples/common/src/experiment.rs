@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
 use ssl_core::eval::{CollapseAlarm, Features, LinearOptions, Options, linear};
 use ssl_core::hooks::{Checkpoints, CollapseWatch, OnCollapse, OnlineKnn};
+use ssl_core::optim::Optimizer;
 use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
 use ssl_core::report::Figure;
 use ssl_core::{Batch, Flow, Hook, Loader, Method, Moment, Source, TrainConfig, Trainer, named_tensors};
@@ -27,6 +28,8 @@ type Hooks<B, I> = Vec<Box<dyn Hook<DynMethod<B, I>>>>;
 pub struct Parts<'a, B: Batch, I: Batch> {
     /// Builds the method; its initialization depends on libtorch's generator, which the run seeds.
     pub build: &'a dyn Fn() -> ssl_core::Result<Box<DynMethod<B, I>>>,
+    /// The same, its encoder with the weights that training starts from.
+    pub start: &'a dyn Fn() -> ssl_core::Result<Box<DynMethod<B, I>>>,
     /// Training batches.
     pub source: &'a dyn Source<Batch = B>,
     /// Batches that the method has not seen, for the pretext task itself.
@@ -45,6 +48,8 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub preprocess: Value,
     /// Whether to probe every stage of the encoder, not the last one only.
     pub probe_stages: bool,
+    /// Writes what the method makes of held-out examples ([`Method::look`]) into the run's directory, and shows it.
+    pub show: &'a dyn Fn(&[(String, I)]) -> Result<Figure>,
     /// What the report shows beside its curves and tables, each under a heading.
     pub figures: Vec<(String, Figure)>,
 }
@@ -94,7 +99,7 @@ impl Experiment<'_> {
     /// The first thing that goes wrong; checkpoints written so far stay.
     pub fn run<B: Batch + 'static, I: Batch + 'static>(&self, parts: &Parts<'_, B, I>) -> Result<Outcome> {
         ssl_core::trainer::seed_torch(self.config.seed, u64::MAX);
-        let mut method = (parts.build)()?;
+        let mut method = (parts.start)()?;
         let mut optimizer = parts.config.optimizer.build(named_tensors(method.as_ref()))?;
         let per_epoch = parts.source.batches_per_epoch();
         let total_steps = parts.config.total_steps(per_epoch)?;
@@ -106,7 +111,10 @@ impl Experiment<'_> {
                 }
                 checkpoint::load(&latest.path, method.as_ref(), optimizer.as_ref())?.next_step
             }
-            None => 0,
+            None => {
+                self.go_on_from_another_run(method.as_ref(), optimizer.as_ref())?;
+                0
+            }
         };
         if self.flags.eval_only && first == 0 {
             let dir = self.dir.path().display();
@@ -194,9 +202,26 @@ impl Experiment<'_> {
         merge(&mut summary, tail);
         self.dir.write_json("summary.json", &summary)?;
         let sets = (parts.train, parts.test.unwrap_or(parts.train));
+        let mut figures = parts.figures.clone();
+        figures.extend(self.look(method.as_ref(), parts)?);
         let (evaluation, method) = (evaluation.as_ref(), method.as_ref());
-        report::write(self.dir, &summary, evaluation, &parts.figures, method, sets, &self.machine)?;
+        report::write(self.dir, &summary, evaluation, &figures, method, sets, &self.machine)?;
         Ok(Outcome::Finished(summary))
+    }
+
+    /// Takes networks, heads, teacher and optimizer from the run that this one is to continue, if there is one.
+    fn go_on_from_another_run<B: Batch + 'static, I: Batch + 'static>(
+        &self,
+        method: &DynMethod<B, I>,
+        optimizer: &dyn Optimizer,
+    ) -> Result<()> {
+        let Some(run) = self.config.init.as_ref().filter(|init| init.is_dir()) else { return Ok(()) };
+        let latest = RunDir::checkpoints_of(run, 1).latest()?;
+        let latest = latest.with_context(|| {
+            format!("--init {}: expected the directory of a run that has a checkpoint", run.display())
+        })?;
+        checkpoint::load(&latest.path, method, optimizer)?;
+        Ok(())
     }
 
     fn prefetch(&self) -> usize {
@@ -328,7 +353,7 @@ impl Experiment<'_> {
         method: &DynMethod<B, I>,
         held_out: &[B],
     ) -> Result<Value> {
-        let mut sums: Vec<(&'static str, f64)> = Vec::new();
+        let mut sums: Vec<(String, f64)> = Vec::new();
         for batch in held_out {
             let batch = batch.to_device(self.machine.device)?;
             let found = self.machine.precision.scope(self.machine.device, || method.validate(&batch))?;
@@ -342,9 +367,30 @@ impl Experiment<'_> {
         }
         Ok(sums
             .into_iter()
-            .map(|(name, value)| (name.to_string(), json!(value)))
+            .map(|(name, value)| (name, json!(value)))
             .collect::<serde_json::Map<_, _>>()
             .into())
+    }
+
+    /// What the method makes of a few held-out examples, if it makes something to look at.
+    fn look<B: Batch + 'static, I: Batch + 'static>(
+        &self,
+        method: &DynMethod<B, I>,
+        parts: &Parts<'_, B, I>,
+    ) -> Result<Option<(String, Figure)>> {
+        let Some(batch) = parts.held_out.first() else { return Ok(None) };
+        let batch = batch.part(0, batch.len().min(SHOWN))?.to_device(self.machine.device)?;
+        let rows = self.machine.precision.scope(self.machine.device, || method.look(&batch))?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+        let heading = format!("What the method makes of it: {}", names.join(", "));
+        let rows: Vec<(String, I)> = rows
+            .into_iter()
+            .map(|(name, rows)| Ok((name, rows.to_device(tch::Device::Cpu)?)))
+            .collect::<ssl_core::Result<_>>()?;
+        Ok(Some((heading, (parts.show)(&rows)?)))
     }
 
     /// A linear probe of each stage, on a part of the training examples.
@@ -416,6 +462,8 @@ impl<M: Method + ?Sized> Hook<M> for Unreadable<'_> {
     }
 }
 
+/// Held-out examples of which is shown what the method makes.
+const SHOWN: i64 = 12;
 /// Training examples of the probes of single stages, which are many.
 const STAGE_EXAMPLES: usize = 10_000;
 

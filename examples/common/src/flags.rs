@@ -65,6 +65,10 @@ pub struct CommonFlags {
     /// Starts from the config.json of an earlier run; flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Starts from the weights of an encoder (a safetensors file, torchvision's and timm's too), or from the heads,
+    /// teacher and optimizer too of an earlier run's last checkpoint (its directory).
+    #[arg(long, value_name = "FILE|RUN", conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
     /// Only evaluates the encoder of the run named by --resume.
     #[arg(long, requires = "resume")]
     pub eval_only: bool,
@@ -166,6 +170,7 @@ fn value_name(default: &Value) -> &'static str {
     match default {
         Value::Number(_) | Value::Null => "NUMBER",
         Value::Bool(_) => "BOOL",
+        Value::Array(items) if items.iter().any(Value::is_string) => "NAME,..",
         Value::Array(_) => "NUMBER,..",
         _ => "NAME",
     }
@@ -196,6 +201,9 @@ fn parse(text: &str, default: &Value) -> Value {
 
 fn same_type(value: &Value, default: &Value) -> bool {
     match (value, default) {
+        (Value::Array(items), Value::Array(like)) if like.iter().any(Value::is_string) => {
+            items.iter().all(Value::is_string)
+        }
         (Value::Array(items), Value::Array(_)) => items.iter().all(Value::is_number),
         (Value::Number(_), Value::Number(_) | Value::Null) | (Value::Null, _) => true,
         _ => std::mem::discriminant(value) == std::mem::discriminant(default),
@@ -246,10 +254,17 @@ mod tests {
         temperature: f64,
         inner: Inner,
         kernel: Option<usize>,
+        /// Several.
+        names: Vec<String>,
     }
 
     fn parts() -> (Schema, Value) {
-        let config = Config { temperature: 0.1, inner: Inner { crop_scale: [0.08, 1.] }, kernel: None };
+        let config = Config {
+            temperature: 0.1,
+            inner: Inner { crop_scale: [0.08, 1.] },
+            kernel: None,
+            names: vec!["a".into(), "b".into()],
+        };
         (schema_for!(Config), serde_json::to_value(config).unwrap())
     }
 
@@ -280,6 +295,14 @@ mod tests {
             serde_json::json!({"temperature": 0.2, "inner": {"crop_scale": [0.3, 1]}, "kernel": 5})
         );
         assert_eq!(read(&[], Value::Null).unwrap(), Value::Null);
+    }
+
+    #[test]
+    fn names_are_separated_by_commas() {
+        let config = read(&["--names", "simclr,mae"], Value::Null).unwrap();
+        assert_eq!(config, serde_json::json!({"names": ["simclr", "mae"]}));
+        let message = read(&["--names", "simclr,3"], Value::Null).unwrap_err().to_string();
+        assert_eq!(message, "--names: expected name,.., got simclr,3");
     }
 
     #[test]

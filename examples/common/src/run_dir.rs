@@ -62,7 +62,12 @@ impl RunDir {
 
     /// Its checkpoints.
     pub fn checkpoints(&self, keep: usize) -> CheckpointDir {
-        CheckpointDir::new(self.file(CHECKPOINTS), keep)
+        RunDir::checkpoints_of(&self.path, keep)
+    }
+
+    /// The checkpoints of the run in a directory.
+    pub fn checkpoints_of(run: &Path, keep: usize) -> CheckpointDir {
+        CheckpointDir::new(run.join(CHECKPOINTS), keep)
     }
 
     /// Its configuration.

@@ -67,7 +67,7 @@ impl Images {
             have == 1 || have == recipe.pixels.mean.len(),
             "the images have {have} channels, the recipe normalizes {want}"
         );
-        recipe.encoder.channels = recipe.pixels.mean.len() as i64;
+        recipe.encoder = recipe.encoder.clone().with_channels(recipe.pixels.mean.len() as i64);
         // One image shows whether the settings suit the data, before the run has a directory.
         let _ = recipe.pixels.batch(self.train.as_ref(), &[0])?;
         Ok(())
@@ -147,4 +147,13 @@ pub(crate) fn write_views(dir: &RunDir, source: &ViewSource, clean: &Clean) -> R
     let png = grid_png(&views, 12, &clean.mean, &clean.std)?;
     write_atomically(&dir.file("views.png"), &png)?;
     Ok(Figure::embedded("image/png", &png, "each column an image, each row a view"))
+}
+
+/// Writes `look.png`: what the method makes of held-out images, one row per name.
+pub(crate) fn write_look(dir: &RunDir, rows: &[(String, Tensor)], clean: &Clean) -> Result<Figure> {
+    let images: Vec<Tensor> = rows.iter().map(|(_, images)| images.shallow_clone()).collect();
+    let png = grid_png(&images, 12, &clean.mean, &clean.std)?;
+    write_atomically(&dir.file("look.png"), &png)?;
+    let names: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+    Ok(Figure::embedded("image/png", &png, format!("each column an image; rows: {}", names.join(", "))))
 }

@@ -12,7 +12,7 @@ use ssl_examples::{
     CommonFlags, DynMethod, Experiment, INTERRUPTED, Machine, Outcome, Parts, RunConfig, RunDir,
 };
 use ssl_examples::{locate_data, method_flags, one_line, read_method_flags, stop_flag};
-use ssl_vision::backbones::{Arch, Stem};
+use ssl_vision::backbones::{EncoderConfig, Encoders, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
 use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
 use std::io::Write;
@@ -54,13 +54,17 @@ fn command() -> Command {
         .subcommands(methods)
 }
 
-fn vision_flags() -> [Arg; 6] {
+fn vision_flags() -> [Arg; 7] {
     [
         Arg::new("encoder")
             .long("encoder")
             .value_name("NAME")
-            .value_parser(|name: &str| name.parse::<Arch>())
-            .help("resnet18, resnet34, resnet50, or resnet10_wN: one block a stage, N to 8N channels"),
+            .help("resnet18, resnet34, resnet50, resnet10_wN (one block a stage, N to 8N channels), vit_tiny, vit_small, vit_base or vit_dD_lL_hH"),
+        Arg::new("patch-size")
+            .long("patch-size")
+            .value_name("PIXELS")
+            .value_parser(value_parser!(i64))
+            .help("Side of a Vision Transformer's patches"),
         Arg::new("stem")
             .long("stem")
             .value_parser(["imagenet", "cifar", "strided"])
@@ -128,12 +132,17 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     if let Some(saved) = saved.filter(|_| !flags.eval_only) {
         config.same_run(&saved)?;
     }
-    let build = || {
-        let method = entry.build(&recipe.method, &recipe.encoder, machine.device)?;
-        Ok(method as Box<DynMethod<_, _>>)
+    let encoders = || Encoders::new(recipe.encoder.clone(), machine.device);
+    let build = || Ok(entry.build(&recipe.method, &encoders())? as Box<DynMethod<_, _>>);
+    let start = || {
+        let encoders = match config.init.as_ref().filter(|init| !init.is_dir()) {
+            Some(file) => encoders().starting_from(file),
+            None => encoders(),
+        };
+        Ok(entry.build(&recipe.method, &encoders)? as Box<DynMethod<_, _>>)
     };
     let views: Vec<Augment> = entry
-        .build(&recipe.method, &recipe.encoder, tch::Device::Cpu)?
+        .build(&recipe.method, &Encoders::new(recipe.encoder.clone(), tch::Device::Cpu))?
         .views()
         .into_iter()
         .map(|view| view.normalized(&recipe.pixels.mean, &recipe.pixels.std))
@@ -158,14 +167,16 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
     let parts = Parts {
         build: &build,
+        start: &start,
         source: &source,
         held_out,
         train: &train,
         test: test.as_ref().map(|test| test as _),
         config: recipe.train.clone(),
-        encoder: recipe.encoder.arch.to_string(),
+        encoder: recipe.encoder.name(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
         unreadable: &|| images.unreadable(),
+        show: &|rows| data::write_look(&dir, rows, &recipe.pixels),
         figures: vec![(
             "What the method sees".to_string(),
             data::write_views(&dir, &source, &recipe.pixels)?,
@@ -220,6 +231,7 @@ fn configure(
             device: String::new(),
             precision: machine.precision,
             threads: 0,
+            init: None,
         },
     };
     anyhow::ensure!(
@@ -243,14 +255,15 @@ fn configure(
     }
     let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
     flags.apply_to(&mut recipe.train)?;
-    if let Some(arch) = matches.get_one::<Arch>("encoder") {
-        recipe.encoder.arch = *arch;
-    }
-    if let Some(stem) = matches.get_one::<String>("stem") {
-        recipe.encoder.stem = serde_json::from_value::<Stem>(serde_json::json!(stem))?;
-    }
     if let Some(size) = matches.get_one::<usize>("image-size") {
         recipe.pixels.size = *size;
+    }
+    if let Some(name) = matches.get_one::<String>("encoder") {
+        recipe.encoder = EncoderConfig::named(name, &recipe.encoder, recipe.pixels.size)?;
+    }
+    let EncoderConfig::ResNet(net) = &mut recipe.encoder;
+    if let Some(stem) = matches.get_one::<String>("stem") {
+        net.stem = serde_json::from_value::<Stem>(serde_json::json!(stem))?;
     }
     if let Some(place) = matches.get_one::<String>("augment-on") {
         recipe.augment_on = serde_json::from_value(serde_json::json!(place))?;
@@ -268,7 +281,7 @@ fn describe(config: &RunConfig, recipe: &Recipe, images: &Images, dir: &RunDir) 
         config.method,
         config.data,
         images.train_len(),
-        recipe.encoder.arch,
+        recipe.encoder.name(),
         train.batch_size,
         config.device,
         config.precision,

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module, l2_normalize};
 use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views};
 use ssl_vision::Augment;
-use ssl_vision::backbones::{Backbone, ResNet, ResNetConfig};
+use ssl_vision::backbones::{Backbone, Encoder, Encoders};
 use ssl_vision::methods::{Definition, Info, VisionMethod};
+use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// The method's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,7 +60,7 @@ pub fn uniformity_loss(x: &Tensor) -> Result<Tensor> {
 #[derive(Debug)]
 pub struct AlignUniform {
     vars: VarStore,
-    encoder: ResNet,
+    encoder: Rc<Encoder>,
     projector: Linear,
     config: Config,
 }
@@ -76,15 +77,15 @@ impl Definition for AlignUniform {
 
     type Config = Config;
 
-    fn new(config: Config, backbone: &ResNetConfig, device: Device) -> Result<Self> {
+    fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let weights = [config.alignment_weight, config.uniformity_weight];
         if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.) {
             let message = format!("expected numbers of at least 0, got {weights:?}");
             return Err(Error::config("alignment_weight, uniformity_weight", message));
         }
         config.augment.validate()?;
-        let vars = VarStore::new(device);
-        let encoder = ResNet::new(&(vars.root() / "encoder"), backbone)?;
+        let vars = VarStore::new(encoders.device());
+        let encoder = encoders.student(&vars)?;
         let projector = Linear::new(&(vars.root() / "projector"), encoder.dim(), config.projection_dim)?;
         Ok(AlignUniform { vars, encoder, projector, config })
     }
@@ -123,8 +124,8 @@ impl Method for AlignUniform {
         self.encoder.forward(input, mode)
     }
 
-    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
-        vec![("student", &self.vars)]
+    fn stores(&self) -> Vec<(String, &VarStore)> {
+        vec![("student".into(), &self.vars)]
     }
 }
 
@@ -138,7 +139,8 @@ impl VisionMethod for AlignUniform {
 mod tests {
     use super::*;
     use ssl_core::check_method;
-    use ssl_vision::backbones::{Arch, Stem};
+    use ssl_vision::backbones::{Arch, ResNetConfig, Stem};
+    use tch::Device;
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
 
@@ -150,7 +152,7 @@ mod tests {
     fn keeps_the_contract() {
         let batch = Views(vec![pixels(8, 1.), pixels(8, 1.01)]);
         let scratch = tempfile::tempdir().unwrap();
-        let build = || AlignUniform::new(Config::default(), &BACKBONE, Device::Cpu);
+        let build = || AlignUniform::new(Config::default(), &Encoders::new(BACKBONE, Device::Cpu));
         check_method(build, &batch, &batch.0[0], scratch.path()).unwrap();
     }
 
@@ -168,7 +170,8 @@ mod tests {
     #[test]
     fn a_negative_weight_is_an_error() {
         let config = Config { uniformity_weight: -1., ..Config::default() };
-        let message = AlignUniform::new(config, &BACKBONE, Device::Cpu).unwrap_err().to_string();
+        let message =
+            AlignUniform::new(config, &Encoders::new(BACKBONE, Device::Cpu)).unwrap_err().to_string();
         assert!(message.starts_with("alignment_weight, uniformity_weight: expected"), "{message}");
     }
 }

@@ -9,7 +9,7 @@ use align_uniform::{AlignUniform, Config};
 use ssl_core::optim::OptimizerConfig;
 use ssl_core::trainer::seed_torch;
 use ssl_core::{Loader, Precision, Result, Schedule, Trainer, named_tensors};
-use ssl_vision::backbones::{Arch, ResNetConfig, Stem};
+use ssl_vision::backbones::{Arch, Encoders, ResNetConfig, Stem};
 use ssl_vision::methods::{Definition, VisionMethod};
 use ssl_vision::{Augment, ImageArray, ViewSource};
 use std::sync::Arc;
@@ -27,7 +27,8 @@ fn main() -> Result<()> {
     seed_torch(0, u64::MAX);
     let augment = Augment::simclr(side, 0.5).normalized(&[0.5], &[0.25]);
     let encoder = ResNetConfig { arch: Arch::Small(8), stem: Stem::Cifar, channels: 1 };
-    let mut method = AlignUniform::new(Config { augment, ..Config::default() }, &encoder, Device::Cpu)?;
+    let encoders = Encoders::new(encoder, Device::Cpu);
+    let mut method = AlignUniform::new(Config { augment, ..Config::default() }, &encoders)?;
     let source = ViewSource::new(Arc::new(images), method.views(), 32, 0)?;
     let mut optimizer = OptimizerConfig::adamw().build(named_tensors(&method))?;
     let trainer = Trainer {

@@ -1,7 +1,9 @@
 //! Networks that turn images into features, under the names and with the initialization of the reference libraries.
 
+mod encoder;
 mod resnet;
 
+pub use encoder::{Encoder, EncoderConfig, Encoders};
 pub use resnet::{Arch, ResNet, ResNetConfig, Stem};
 
 use ssl_core::{Mode, Result};
@@ -17,7 +19,7 @@ pub trait Backbone: Debug + Send {
     ///
     /// # Errors
     /// `Error::Shape` when `x` is no batch of images with the expected number of channels.
-    fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, Tensor)>>;
+    fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>>;
 
     /// The representation: the last stage, averaged over positions, in float32. `[B, D]`.
     ///
@@ -42,13 +44,13 @@ pub trait Backbone: Debug + Send {
 /// # Source
 /// Zhang et al., 2017, section 4.1, pool each layer to about the same number of features:
 /// <https://arxiv.org/abs/1611.09842>.
-pub fn probe_features(maps: &[(&'static str, Tensor)], budget: i64) -> Result<Vec<(String, Tensor)>> {
+pub fn probe_features(maps: &[(String, Tensor)], budget: i64) -> Result<Vec<(String, Tensor)>> {
     maps.iter()
         .map(|(name, map)| {
             let (_, c, h, w) = ssl_core::dims4(map, name, "[B, C, H, W]")?;
             let side = (((budget / c.max(1)) as f64).sqrt() as i64).clamp(1, h.min(w));
             let pooled = map.f_to_kind(tch::Kind::Float)?.f_adaptive_avg_pool2d([side, side])?;
-            Ok((name.to_string(), pooled.f_flatten(1, 3)?))
+            Ok((name.clone(), pooled.f_flatten(1, 3)?))
         })
         .collect()
 }

@@ -159,14 +159,14 @@ impl ResNet {
 }
 
 impl Backbone for ResNet {
-    fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, Tensor)>> {
+    fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
         let mut x = self.stem(x, mode)?;
         let mut maps = Vec::new();
         for (name, stage) in STAGE_NAMES.into_iter().zip(&self.stages) {
             for block in stage {
                 x = block.forward(&x, mode)?;
             }
-            maps.push((name, x.shallow_clone()));
+            maps.push((name.to_string(), x.shallow_clone()));
         }
         Ok(maps)
     }

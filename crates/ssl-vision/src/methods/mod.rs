@@ -1,7 +1,7 @@
 //! The methods, one file each. A new one is its file, a line in `methods!` below, and a recipe.
 
 use crate::augment::Augment;
-use crate::backbones::ResNetConfig;
+use crate::backbones::Encoders;
 use crate::recipe::Recipe;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ssl_core::{Error, Method, Result, Views};
 use std::collections::BTreeMap;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 /// A method on images: it says which views it trains on.
 pub trait VisionMethod: Method<Batch = Views, Input = Tensor> {
@@ -25,11 +25,11 @@ pub trait Definition: VisionMethod + Sized + 'static {
     /// Its hyperparameters; the defaults are the paper's.
     type Config: Serialize + DeserializeOwned + JsonSchema + Default;
 
-    /// Networks on `device`, initialized from libtorch's generator.
+    /// Networks whose encoders `encoders` makes, initialized from libtorch's generator.
     ///
     /// # Errors
     /// `Error::Config` when a number is out of range.
-    fn new(config: Self::Config, backbone: &ResNetConfig, device: Device) -> Result<Self>;
+    fn new(config: Self::Config, encoders: &Encoders) -> Result<Self>;
 }
 
 /// Where a method comes from.
@@ -57,7 +57,7 @@ pub struct Entry {
     recipes: &'static str,
     defaults: fn() -> Result<Value>,
     schema: fn() -> Schema,
-    build: fn(&Value, &ResNetConfig, Device) -> Result<Box<dyn VisionMethod>>,
+    build: fn(&Value, &Encoders) -> Result<Box<dyn VisionMethod>>,
 }
 
 impl Entry {
@@ -83,13 +83,8 @@ impl Entry {
     ///
     /// # Errors
     /// `Error::Config` when a name is unknown or a number is out of range.
-    pub fn build(
-        &self,
-        config: &Value,
-        backbone: &ResNetConfig,
-        device: Device,
-    ) -> Result<Box<dyn VisionMethod>> {
-        (self.build)(config, backbone, device)
+    pub fn build(&self, config: &Value, encoders: &Encoders) -> Result<Box<dyn VisionMethod>> {
+        (self.build)(config, encoders)
     }
 
     /// The recipes by data set; `default` serves every other one.
@@ -125,18 +120,14 @@ fn schema<D: Definition>() -> Schema {
     schema_for!(D::Config)
 }
 
-fn build<D: Definition>(
-    config: &Value,
-    backbone: &ResNetConfig,
-    device: Device,
-) -> Result<Box<dyn VisionMethod>> {
+fn build<D: Definition>(config: &Value, encoders: &Encoders) -> Result<Box<dyn VisionMethod>> {
     let mut whole = defaults::<D>()?;
     // A recipe without hyperparameters has null for them.
     if !config.is_null() {
         lay_over(&mut whole, config);
     }
     let config = serde_json::from_value(whole).map_err(|e| Error::config(D::INFO.name, e.to_string()))?;
-    Ok(Box::new(D::new(config, backbone, device)?))
+    Ok(Box::new(D::new(config, encoders)?))
 }
 
 /// Objects are joined name by name; anything else replaces what was there.
@@ -186,16 +177,19 @@ pub fn find(name: &str) -> Result<&'static Entry> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use tch::Device;
 
     #[test]
     fn every_recipe_builds_its_method() {
         for entry in ALL {
-            let recipes = entry.recipes().unwrap();
+            let mut recipes = entry.recipes().unwrap();
             for data in ["fashion-mnist", "cifar10", "default"] {
-                let recipe =
-                    recipes.get(data).unwrap_or_else(|| panic!("{}: no recipe for {data}", entry.info.name));
+                let recipe = recipes
+                    .remove(data)
+                    .unwrap_or_else(|| panic!("{}: no recipe for {data}", entry.info.name));
                 recipe.train.validate().unwrap();
-                let method = entry.build(&recipe.method, &recipe.encoder, Device::Cpu).unwrap();
+                let encoders = Encoders::new(recipe.encoder, Device::Cpu);
+                let method = entry.build(&recipe.method, &encoders).unwrap();
                 assert!(!method.views().is_empty());
             }
         }
@@ -203,7 +197,8 @@ mod tests {
 
     fn build_simclr(config: &Value) -> Result<Box<dyn VisionMethod>> {
         let entry = find("simclr").unwrap();
-        entry.build(config, &entry.recipe("fashion-mnist").unwrap().encoder, Device::Cpu)
+        let encoders = Encoders::new(entry.recipe("fashion-mnist").unwrap().encoder, Device::Cpu);
+        entry.build(config, &encoders)
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! in the batch, as in the official code (`gidariss/FeatureLearningRotNet`).
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, ResNet, ResNetConfig, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views, dims4, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims4, no_grad};
+use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// Rotation prediction's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +31,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct Rotation {
     vars: VarStore,
-    encoder: ResNet,
+    encoder: Rc<Encoder>,
     classifier: Linear,
     config: Config,
 }
@@ -47,10 +48,10 @@ impl Definition for Rotation {
 
     type Config = Config;
 
-    fn new(config: Config, backbone: &ResNetConfig, device: Device) -> Result<Self> {
+    fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.augment.validate()?;
-        let vars = VarStore::new(device);
-        let encoder = ResNet::new(&(vars.root() / "encoder"), backbone)?;
+        let vars = VarStore::new(encoders.device());
+        let encoder = encoders.student(&vars)?;
         let classifier = Linear::new(&(vars.root() / "classifier"), encoder.dim(), 4)?;
         Ok(Rotation { vars, encoder, classifier, config })
     }
@@ -104,13 +105,21 @@ impl Method for Rotation {
         no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
     }
 
-    fn validate(&self, batch: &Views) -> Result<Vec<(&'static str, Tensor)>> {
+    fn validate(&self, batch: &Views) -> Result<Metrics> {
         let (loss, accuracy) = no_grad(|| self.predict(batch, Mode::Eval))?;
-        Ok(vec![("loss", loss), ("accuracy", accuracy)])
+        Ok(vec![("loss".into(), loss), ("accuracy".into(), accuracy)])
     }
 
-    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
-        vec![("student", &self.vars)]
+    fn look(&self, Views(views): &Views) -> Result<Vec<(String, Tensor)>> {
+        let Some(x) = views.first() else { return Ok(Vec::new()) };
+        let (turned, _) = four_rotations(x)?;
+        let n = x.size().first().copied().unwrap_or(0);
+        let row = |(k, name): (i64, &str)| Ok((name.to_string(), turned.f_narrow(0, k * n, n)?));
+        (0..).zip(["0 degrees", "90 degrees", "180 degrees", "270 degrees"]).map(row).collect()
+    }
+
+    fn stores(&self) -> Vec<(String, &VarStore)> {
+        vec![("student".into(), &self.vars)]
     }
 }
 
@@ -123,10 +132,15 @@ impl VisionMethod for Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbones::{Arch, Stem};
+    use crate::backbones::{Arch, ResNetConfig, Stem};
     use ssl_core::check_method;
+    use tch::Device;
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
+
+    fn build() -> Result<Rotation> {
+        Rotation::new(Config::default(), &Encoders::new(BACKBONE, Device::Cpu))
+    }
 
     fn pixels(n: i64, side: i64) -> Tensor {
         Tensor::arange(n * side * side, (Kind::Float, Device::Cpu)).sin().view([n, 1, side, side])
@@ -135,7 +149,6 @@ mod tests {
     #[test]
     fn keeps_the_contract() {
         let (x, scratch) = (pixels(8, 8), tempfile::tempdir().unwrap());
-        let build = || Rotation::new(Config::default(), &BACKBONE, Device::Cpu);
         check_method(build, &Views(vec![x.shallow_clone()]), &x, scratch.path()).unwrap();
     }
 
@@ -153,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_untrained_classifier_of_equal_logits_has_the_loss_of_chance() {
-        let method = Rotation::new(Config::default(), &BACKBONE, Device::Cpu).unwrap();
+        let method = build().unwrap();
         for (name, mut tensor) in method.vars.variables() {
             if name.starts_with("classifier") {
                 let _ = no_grad(|| tensor.fill_(0.));

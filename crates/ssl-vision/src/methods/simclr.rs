@@ -5,15 +5,16 @@
 //! which has no batch norm; it has the paper's two layers, not the three that the code took for SimCLR v2.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, ResNet, ResNetConfig, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::{alignment, uniformity};
 use ssl_core::loss::nt_xent;
 use ssl_core::nn::{BatchNorm, Linear, Module};
-use ssl_core::{Error, Method, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// SimCLR's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,7 +48,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct SimClr {
     vars: VarStore,
-    encoder: ResNet,
+    encoder: Rc<Encoder>,
     hidden: Linear,
     norm: BatchNorm,
     output: Linear,
@@ -67,7 +68,7 @@ impl Definition for SimClr {
 
     type Config = Config;
 
-    fn new(config: Config, backbone: &ResNetConfig, device: Device) -> Result<Self> {
+    fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         if !(config.temperature > 0. && config.temperature.is_finite()) {
             let message = format!("expected a number above 0, got {}", config.temperature);
             return Err(Error::config("temperature", message));
@@ -77,8 +78,8 @@ impl Definition for SimClr {
             return Err(Error::config("hidden_dim, projection_dim", format!("expected at least 0 and 1, got {got:?}")));
         }
         config.augment.validate()?;
-        let vars = VarStore::new(device);
-        let (encoder, head) = (ResNet::new(&(vars.root() / "encoder"), backbone)?, vars.root() / "projector");
+        let vars = VarStore::new(encoders.device());
+        let (encoder, head) = (encoders.student(&vars)?, vars.root() / "projector");
         let dim = encoder.dim();
         let width = if config.hidden_dim == 0 { dim } else { config.hidden_dim };
         let output_norm =
@@ -134,21 +135,21 @@ impl Method for SimClr {
         no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
     }
 
-    fn validate(&self, batch: &Views) -> Result<Vec<(&'static str, Tensor)>> {
+    fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
             let (a, b) = self.project(batch, Mode::Eval)?;
-            let mut found = vec![("loss", self.loss(&a, &b)?), ("retrieval", retrieval(&a, &b)?)];
-            found.push(("alignment", Tensor::from(alignment(&a, &b)?)));
+            let mut found = vec![("loss".into(), self.loss(&a, &b)?), ("retrieval".into(), retrieval(&a, &b)?)];
+            found.push(("alignment".into(), Tensor::from(alignment(&a, &b)?)));
             // Of a single image there are no two to be apart.
             if a.size().first().is_some_and(|&n| n > 1) {
-                found.push(("uniformity", Tensor::from((uniformity(&a)? + uniformity(&b)?) / 2.)));
+                found.push(("uniformity".into(), Tensor::from((uniformity(&a)? + uniformity(&b)?) / 2.)));
             }
             Ok(found)
         })
     }
 
-    fn stores(&self) -> Vec<(&'static str, &VarStore)> {
-        vec![("student", &self.vars)]
+    fn stores(&self) -> Vec<(String, &VarStore)> {
+        vec![("student".into(), &self.vars)]
     }
 }
 
@@ -169,13 +170,14 @@ fn retrieval(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbones::{Arch, Stem};
+    use crate::backbones::{Arch, ResNetConfig, Stem};
     use ssl_core::check_method;
+    use tch::Device;
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
 
     fn build(config: Config) -> Result<SimClr> {
-        SimClr::new(config, &BACKBONE, Device::Cpu)
+        SimClr::new(config, &Encoders::new(BACKBONE, Device::Cpu))
     }
 
     fn views(n: i64) -> Views {
@@ -233,7 +235,7 @@ mod tests {
         let x = views(6).0.remove(0);
         let found = method.validate(&Views(vec![x.shallow_clone(), x])).unwrap();
         let values: Vec<(&str, f64)> =
-            found.iter().map(|(name, value)| (*name, f64::try_from(value).unwrap())).collect();
+            found.iter().map(|(name, value)| (name.as_str(), f64::try_from(value).unwrap())).collect();
         assert_eq!(values[1], ("retrieval", 1.));
         assert!(values[2].0 == "alignment" && values[2].1.abs() < 1e-6, "{values:?}");
         assert!(values[3].0 == "uniformity" && values[3].1 < 0., "{values:?}");

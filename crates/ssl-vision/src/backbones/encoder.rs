@@ -1,0 +1,243 @@
+//! The encoder of a method: which network it is, and who makes it.
+//!
+//! A method gets [`Encoders`] and takes from it the encoder that it trains, and others of the same shape for teachers.
+//! So several methods can train one encoder without knowing of each other.
+use super::{Arch, Backbone, ResNet, ResNetConfig, Stem};
+use schemars::JsonSchema;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use ssl_core::checkpoint::{copy_into, read_tensors};
+use ssl_core::{Error, Mode, Result};
+use std::collections::BTreeMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::rc::Rc;
+use std::sync::PoisonError;
+use tch::nn::{Path, VarStore};
+use tch::{Device, Tensor};
+
+/// Which network, and its shape; in JSON the name under `arch` decides.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EncoderConfig {
+    /// A residual convolutional network.
+    ResNet(ResNetConfig),
+}
+
+impl<'de> Deserialize<'de> for EncoderConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let config = serde_json::from_value(value).map(EncoderConfig::ResNet);
+        config.map_err(D::Error::custom)
+    }
+}
+
+impl From<ResNetConfig> for EncoderConfig {
+    fn from(config: ResNetConfig) -> Self {
+        EncoderConfig::ResNet(config)
+    }
+}
+
+impl EncoderConfig {
+    /// The network of that name for images of so many pixels; what the name does not say is as in `like`, where that
+    /// is of the same kind.
+    ///
+    /// # Errors
+    /// `Error::Config` when there is no such network.
+    pub fn named(name: &str, like: &EncoderConfig, image_size: usize) -> Result<Self> {
+        let channels = like.channels();
+        let arch: Arch = name.parse()?;
+        let stem = match like {
+            EncoderConfig::ResNet(like) => like.stem,
+        };
+        Ok(EncoderConfig::ResNet(ResNetConfig { arch, stem, channels }))
+    }
+
+    /// The network's name.
+    pub fn name(&self) -> String {
+        match self {
+            EncoderConfig::ResNet(config) => config.arch.to_string(),
+        }
+    }
+
+    /// Channels of the images.
+    pub fn channels(&self) -> i64 {
+        match self {
+            EncoderConfig::ResNet(config) => config.channels,
+        }
+    }
+
+    /// The same network for images of other channels.
+    pub fn with_channels(self, channels: i64) -> Self {
+        match self {
+            EncoderConfig::ResNet(config) => ResNetConfig { channels, ..config }.into(),
+        }
+    }
+}
+
+/// A network of either kind.
+#[derive(Debug)]
+pub enum Encoder {
+    /// A residual convolutional network.
+    ResNet(ResNet),
+}
+
+impl Encoder {
+    /// Makes the variables under `p`.
+    ///
+    /// # Errors
+    /// `Error::Config` when a number is out of range.
+    pub fn new(p: &Path, config: &EncoderConfig) -> Result<Self> {
+        Ok(match config {
+            EncoderConfig::ResNet(config) => Encoder::ResNet(ResNet::new(p, config)?),
+        })
+    }
+}
+
+impl Backbone for Encoder {
+    fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
+        match self {
+            Encoder::ResNet(net) => net.features(x, mode),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        match self {
+            Encoder::ResNet(net) => net.forward(x, mode),
+        }
+    }
+
+    fn dim(&self) -> i64 {
+        match self {
+            Encoder::ResNet(net) => net.dim(),
+        }
+    }
+}
+
+/// Makes the encoders of a method.
+#[derive(Debug)]
+pub struct Encoders {
+    config: EncoderConfig,
+    device: Device,
+    shared: Option<Shared>,
+    weights: Option<PathBuf>,
+}
+
+/// An encoder that several methods train, with its variables by name.
+#[derive(Debug)]
+struct Shared {
+    encoder: Rc<Encoder>,
+    variables: Vec<(String, Tensor)>,
+}
+
+/// Where a method's encoder lies in its store.
+const NAME: &str = "encoder";
+/// The classifiers of torchvision's and timm's networks.
+const CLASSIFIERS: [&str; 2] = ["fc.", "head."];
+
+impl Encoders {
+    /// Encoders of one shape on `device`.
+    pub fn new(config: impl Into<EncoderConfig>, device: Device) -> Self {
+        Encoders { config: config.into(), device, shared: None, weights: None }
+    }
+
+    /// The same, whose students start from the weights in a safetensors file under this workspace's names, which are
+    /// torchvision's and timm's; a classifier in it is left out, positions are resampled to the encoder's grid.
+    pub fn starting_from(self, file: impl Into<PathBuf>) -> Self {
+        Encoders { weights: Some(file.into()), ..self }
+    }
+
+    /// Where the networks live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The encoder that the method trains, under `encoder` in `vars`.
+    ///
+    /// # Errors
+    /// `Error::Config` when a number of the shape is out of range, `Error::Checkpoint` when the weights to start from
+    /// are another encoder's.
+    pub fn student(&self, vars: &VarStore) -> Result<Rc<Encoder>> {
+        let Some(shared) = &self.shared else {
+            let encoder = Encoder::new(&(vars.root() / NAME), &self.config)?;
+            if let Some(file) = &self.weights {
+                load_weights(file, vars)?;
+            }
+            return Ok(Rc::new(encoder));
+        };
+        let mut known = vars.variables_.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, tensor) in &shared.variables {
+            known.named_variables.insert(name.clone(), tensor.shallow_clone());
+        }
+        Ok(Rc::clone(&shared.encoder))
+    }
+
+    /// Another of the same shape, without stochastic depth, under `encoder` in `vars`.
+    ///
+    /// # Errors
+    /// As [`Encoders::student`].
+    pub fn teacher(&self, vars: &VarStore) -> Result<Encoder> {
+        Encoder::new(&(vars.root() / NAME), &self.config)
+    }
+
+    /// Encoders that hand one and the same student to every method; its variables are made in `vars`.
+    ///
+    /// # Errors
+    /// As [`Encoders::student`].
+    pub fn shared(&self, vars: &VarStore) -> Result<Self> {
+        let encoder = self.student(vars)?;
+        let variables = vars.variables().into_iter().collect();
+        let shared = Some(Shared { encoder, variables });
+        Ok(Encoders { shared, config: self.config.clone(), device: self.device, weights: None })
+    }
+}
+
+/// Copies the weights of a file into the encoder in `vars`.
+fn load_weights(file: &FilePath, vars: &VarStore) -> Result<()> {
+    let own = |(name, tensor): (String, Tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor));
+    let encoder: BTreeMap<String, Tensor> = vars.variables().into_iter().filter_map(own).collect();
+    let (mut found, _) = read_tensors(file)?;
+    found.retain(|name, _| {
+        encoder.contains_key(name)
+            || !(name.ends_with("num_batches_tracked")
+                || CLASSIFIERS.iter().any(|head| name.starts_with(head)))
+    });
+    copy_into(file, &found, &encoder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SMALL: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
+
+    #[test]
+    fn the_name_decides_which_shape_is_read() {
+        let json = json!({"arch": "resnet10_w4", "stem": "cifar", "channels": 1});
+        let config: EncoderConfig = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(config, SMALL.into());
+        assert_eq!(serde_json::to_value(&config).unwrap(), json);
+    }
+
+    #[test]
+    fn all_methods_get_the_one_shared_student_and_teachers_of_their_own() {
+        let encoders = Encoders::new(SMALL, Device::Cpu);
+        let owner = VarStore::new(Device::Cpu);
+        let encoders = encoders.shared(&owner).unwrap();
+        let stores = [VarStore::new(Device::Cpu), VarStore::new(Device::Cpu)];
+        let students = stores.each_ref().map(|vars| encoders.student(vars).unwrap());
+        assert!(Rc::ptr_eq(&students[0], &students[1]));
+        let place = |vars: &VarStore| vars.variables()["encoder.conv1.weight"].data_ptr();
+        assert_eq!(place(&stores[0]), place(&owner));
+        assert_eq!(stores[1].len(), owner.len());
+        let teacher = VarStore::new(Device::Cpu);
+        encoders.teacher(&teacher).unwrap();
+        assert_ne!(place(&teacher), place(&owner));
+    }
+}
