@@ -155,6 +155,7 @@ macro_rules! methods {
 }
 
 methods! {
+    multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
 }
