@@ -1,0 +1,54 @@
+//! Every method through the program: it trains on small images, shows what it makes of them, and goes on exactly.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, unreachable_pub)]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod support;
+
+use serde_json::{Value, json};
+use ssl_vision::backbones::EncoderConfig;
+use ssl_vision::methods::ALL;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use support::{run, vision, write_data};
+use tempfile::tempdir;
+
+/// The recipe for Fashion-MNIST with a small encoder, eight steps long.
+fn config(method: &str) -> Value {
+    let mut recipe = ssl_vision::methods::find(method).unwrap().recipe("fashion-mnist").unwrap();
+    let small = match recipe.encoder {
+        EncoderConfig::ResNet(_) => "resnet10_w4",
+    };
+    recipe.encoder = EncoderConfig::named(small, &recipe.encoder, recipe.pixels.size).unwrap();
+    (recipe.train.steps, recipe.train.batch_size) = (Some(8), 16);
+    json!({
+        "version": "", "modality": "vision", "method": method, "data": "data", "limit": null, "seed": 0,
+        "device": "cpu", "precision": "fp32", "threads": 1, "recipe": recipe
+    })
+}
+
+fn command(root: &Path, method: &str, flags: &[&str]) -> Command {
+    let mut command = vision(&[method, "--no-eval", "--quiet"]);
+    command.args(flags).current_dir(root);
+    command
+}
+
+#[test]
+fn each_method_trains_and_goes_on_from_half_way_to_the_same_last_bit() {
+    let root = tempdir().unwrap();
+    write_data(&root.path().join("data"));
+    for method in ALL.iter().map(|entry| entry.info.name) {
+        fs::write(root.path().join("config.json"), config(method).to_string()).unwrap();
+        let flags = ["--config", "config.json", "--out", method, "--threads", "1", "--checkpoint-every", "4"];
+        let summary: Value =
+            serde_json::from_str(run(&mut command(root.path(), method, &flags)).succeeds()).unwrap();
+        assert_eq!((&summary["method"], &summary["steps"]), (&method.into(), &8.into()));
+        assert!(summary["loss"]["last"].as_f64().unwrap().is_finite());
+        let encoder = root.path().join(method).join("encoder.safetensors");
+        let whole = fs::read(&encoder).unwrap();
+        fs::remove_file(&encoder).unwrap();
+        fs::remove_file(root.path().join(method).join("checkpoints/step-00000008.safetensors")).unwrap();
+        run(&mut command(root.path(), method, &["--resume", method])).succeeds();
+        assert!(fs::read(&encoder).unwrap() == whole, "{method}");
+    }
+}
