@@ -35,17 +35,35 @@ impl Subset {
     /// # Errors
     /// `Error::Config` when `count` is 0.
     pub fn random(dataset: Arc<dyn ImageDataset>, count: usize, seed: u64) -> Result<Self> {
-        let mut indices: Vec<usize> = (0..dataset.len()).collect();
-        shuffle(&mut ssl_core::rng(seed, &[STREAM]), &mut indices);
+        let mut indices = order(dataset.len(), seed);
         indices.truncate(count);
         indices.sort_unstable();
         Subset::new(dataset, indices)
+    }
+
+    /// All images but `held`, and `held` images drawn as by [`Subset::random`].
+    ///
+    /// # Errors
+    /// `Error::Config` when either part would be empty.
+    pub fn split(dataset: &Arc<dyn ImageDataset>, held: usize, seed: u64) -> Result<(Self, Self)> {
+        let mut drawn = order(dataset.len(), seed);
+        let mut rest = drawn.split_off(held.min(drawn.len()));
+        drawn.sort_unstable();
+        rest.sort_unstable();
+        Ok((Subset::new(Arc::clone(dataset), rest)?, Subset::new(Arc::clone(dataset), drawn)?))
     }
 
     /// Positions in the whole data set.
     pub fn indices(&self) -> &[usize] {
         &self.indices
     }
+}
+
+/// The positions of `len` images in a random order.
+fn order(len: usize, seed: u64) -> Vec<usize> {
+    let mut indices: Vec<usize> = (0..len).collect();
+    shuffle(&mut ssl_core::rng(seed, &[STREAM]), &mut indices);
+    indices
 }
 
 impl ImageDataset for Subset {
@@ -93,6 +111,12 @@ mod tests {
         assert!(part.indices().last().is_some_and(|&last| last > 50));
         assert_eq!(part.image(3).unwrap().data()[0] as usize, part.indices()[3]);
         assert_eq!(Subset::random(Arc::clone(&set), 500, 0).unwrap().len(), 100);
-        assert!(Subset::random(set, 0, 0).is_err());
+        assert!(Subset::random(Arc::clone(&set), 0, 0).is_err());
+        let (rest, held) = Subset::split(&set, 10, 0).unwrap();
+        assert_eq!(held.indices(), part.indices());
+        let mut all = [rest.indices(), held.indices()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert!(Subset::split(&set, 100, 0).is_err() && Subset::split(&set, 0, 0).is_err());
     }
 }

@@ -14,6 +14,11 @@ use tch::{Kind, Tensor};
 const RAW: usize = 32;
 /// Side of the images in the report, in pixels, at most.
 const SHOWN: usize = 96;
+/// Labelled images without a test set give one where they are at least so many, of at most so many.
+const LEAST: usize = 50;
+const MOST: usize = 10_000;
+/// The seed of that test set: runs of several seeds are measured on the same images.
+const HELD_BACK: u64 = 0;
 /// Apart from the training views, also where there is no test set.
 const HELD_OUT: u64 = 107;
 
@@ -25,7 +30,8 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Opens what lies at `path`; `limit` keeps a random part of the training set.
+    /// Opens what lies at `path`; `limit` keeps a random part of the training set. Labelled images without a test set
+    /// give a tenth of themselves as one, which no seed changes.
     pub(crate) fn open(path: &Path, limit: Option<usize>, seed: u64, max_bad: f64) -> Result<Self> {
         let options = Options { max_bad, ..Options::default() };
         let train = open(path, Split::Train, &options)?;
@@ -33,6 +39,14 @@ impl Images {
             Ok(test) => Some(test),
             Err(ssl_core::Error::Absent { .. }) => None,
             Err(error) => return Err(error.into()),
+        };
+        let (train, test) = match test {
+            None if train.len() >= LEAST && train.labels().is_some() => {
+                let held = (train.len() / 10).min(MOST);
+                let (rest, held) = Subset::split(&train, held, HELD_BACK)?;
+                (Arc::new(rest) as Arc<dyn ImageDataset>, Some(Arc::new(held) as _))
+            }
+            test => (train, test),
         };
         let train: Arc<dyn ImageDataset> = match limit {
             Some(0) => anyhow::bail!("--limit: expected at least 1, got 0"),
