@@ -63,6 +63,27 @@ pub fn alignment(a: &Tensor, b: &Tensor) -> Result<f64> {
     })
 }
 
+/// How often the nearest second view, by cosine similarity, is the example's own, as a tensor on the device; chance is
+/// one in the number of examples.
+///
+/// # Shapes
+/// `a`, `b`: `[N, D]`, unit length not required; returns a scalar.
+///
+/// # Errors
+/// `Error::Shape` when the views are not of one shape.
+pub fn retrieval(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (n, _) = dims2(a, "first view", "[N, D]")?;
+    if a.size() != b.size() {
+        let (what, expected) = ("second view".to_string(), format!("{:?}, as the first", a.size()));
+        return Err(Error::Shape { what, expected, got: b.size() });
+    }
+    no_grad(|| {
+        let nearest = l2_normalize(a)?.f_matmul(&l2_normalize(b)?.f_tr()?)?.f_argmax(-1, false)?;
+        let own = Tensor::f_arange(n, (Kind::Int64, a.device()))?;
+        Ok(nearest.f_eq_tensor(&own)?.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?)
+    })
+}
+
 /// Logarithm of the mean Gaussian potential between unit features; 0 is collapsed, lower is more uniform.
 ///
 /// # Shapes
@@ -168,6 +189,17 @@ mod tests {
 
     fn close(a: f64, b: f64) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+
+    #[test]
+    fn a_view_is_found_again_where_it_is_nearest() {
+        let a = Tensor::from_slice(&[1f64, 0., 0., 1., -1., 0.]).view([3, 2]);
+        let b = Tensor::from_slice(&[2f64, 0.1, 3., -0.2, -1., 0.]).view([3, 2]);
+        let found = |a: &Tensor, b: &Tensor| f64::try_from(retrieval(a, b).unwrap()).unwrap();
+        assert_eq!(found(&a, &a), 1.);
+        // The second example's view has turned to the first's.
+        assert!((found(&a, &b) - 2. / 3.).abs() < 1e-6);
+        assert!(retrieval(&a, &b.narrow(0, 0, 2)).is_err());
     }
 
     #[test]

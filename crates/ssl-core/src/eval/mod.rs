@@ -30,7 +30,7 @@ mod protocol;
 
 pub use features::Features;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
-pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, uniformity};
+pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, uniformity};
 pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};
 pub use linear::{Linear, LinearOptions, linear};
 pub use protocol::{Options, Report, evaluate, majority};

@@ -8,7 +8,7 @@ use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::eval::{alignment, uniformity};
+use ssl_core::eval::{alignment, retrieval, uniformity};
 use ssl_core::loss::nt_xent;
 use ssl_core::nn::{BatchNorm, Linear, Module};
 use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
@@ -157,14 +157,6 @@ impl VisionMethod for SimClr {
     fn views(&self) -> Vec<Augment> {
         vec![self.config.augment.clone(), self.config.augment.clone()]
     }
-}
-
-/// How often the nearest second view, of those in the batch, is the image's own; chance is one in the batch.
-fn retrieval(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let unit = ssl_core::nn::l2_normalize;
-    let nearest = unit(a)?.f_matmul(&unit(b)?.f_tr()?)?.f_argmax(-1, false)?;
-    let own = Tensor::f_arange(nearest.numel() as i64, (Kind::Int64, a.device()))?;
-    Ok(nearest.f_eq_tensor(&own)?.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?)
 }
 
 #[cfg(test)]
