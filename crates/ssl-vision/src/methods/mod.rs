@@ -155,6 +155,9 @@ macro_rules! methods {
 }
 
 methods! {
+    byol::Byol,
+    jigsaw::Jigsaw,
+    moco_v2::MoCoV2,
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
