@@ -23,6 +23,29 @@ impl Linear {
     pub fn without_bias(p: &Path, input: i64, output: i64) -> Result<Self> {
         Ok(Linear { weight: p.f_var("weight", &[output, input], uniform_fan_in(input))?, bias: None })
     }
+
+    /// A layer whose weight `init` writes, such as [`xavier_uniform`](super::xavier_uniform), and whose bias is zero.
+    pub fn with_init(
+        p: &Path,
+        input: i64,
+        output: i64,
+        init: impl FnOnce(&Tensor) -> Result<()>,
+    ) -> Result<Self> {
+        let layer = Linear::without_bias_with_init(p, input, output, init)?;
+        Ok(Linear { bias: Some(p.f_zeros("bias", &[output])?), ..layer })
+    }
+
+    /// A layer without a bias whose weight `init` writes.
+    pub fn without_bias_with_init(
+        p: &Path,
+        input: i64,
+        output: i64,
+        init: impl FnOnce(&Tensor) -> Result<()>,
+    ) -> Result<Self> {
+        let weight = p.f_zeros("weight", &[output, input])?;
+        init(&weight)?;
+        Ok(Linear { weight, bias: None })
+    }
 }
 
 impl Module for Linear {

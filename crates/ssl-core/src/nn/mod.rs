@@ -1,10 +1,20 @@
 //! Layers whose forward pass returns a `Result`, with PyTorch's default initialization and variable names.
 
+mod attention;
+mod drop;
+mod init;
 mod layers;
 mod norm;
+mod transformer;
 
+pub use attention::{Attention, AttentionConfig, AttentionMask, QkvNames};
+pub use drop::{DropPath, Dropout};
+pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
 pub use norm::BatchNorm;
+pub use transformer::{Activation, Block, BlockConfig, LayerNorm, Mlp, Names, NormPlace, TIMM, gelu};
+
+use tch::nn::Path;
 
 /// What a forward pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,4 +38,9 @@ pub trait Module: std::fmt::Debug + Send {
     /// # Errors
     /// When libtorch refuses the shape.
     fn forward(&self, x: &tch::Tensor, mode: Mode) -> crate::Result<tch::Tensor>;
+}
+
+/// The place under `p` that a path with dots names.
+fn at<'a>(p: &Path<'a>, path: &str) -> Path<'a> {
+    path.split('.').fold(p.clone(), |place, part| place / part)
 }

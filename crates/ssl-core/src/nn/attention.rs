@@ -1,0 +1,331 @@
+//! Self-attention with several heads.
+//!
+//! Source: Vaswani et al., 2017, section 3.2: <https://arxiv.org/abs/1706.03762>.
+use super::drop::{Dropout, rate};
+use super::{Linear, Mode, Module, at, trunc_normal};
+use crate::{Error, Result, dims3};
+use tch::nn::Path;
+use tch::{Kind, Tensor};
+
+/// What a position may look at.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum AttentionMask<'a> {
+    /// All positions.
+    #[default]
+    None,
+    /// Itself and what is before it.
+    Causal,
+    /// Floats that are added to the logits, minus infinity for what is hidden; of a shape that spreads to
+    /// `[B, H, N, N]`, such as `[B, 1, 1, N]` for the ends of sequences. A row that hides all is not a number.
+    Additive(&'a Tensor),
+}
+
+/// The variables of queries, keys and values: paths with dots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkvNames {
+    /// One linear layer, whose output has all queries, then all keys, then all values.
+    Fused(&'static str),
+    /// A linear layer each.
+    Separate([&'static str; 3]),
+}
+
+/// The shape of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionConfig {
+    /// Width of input and output, D.
+    pub dim: i64,
+    /// Heads, which divide `dim`.
+    pub heads: i64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Probability with which a weight between two positions is dropped in training.
+    pub dropout: f64,
+}
+
+/// Attention of each position of a sequence to the others, with a linear layer after it. Weights start as
+/// `trunc_normal` of 0.02, biases as zero.
+#[derive(Debug)]
+pub struct Attention {
+    qkv: Vec<Linear>,
+    proj: Linear,
+    heads: i64,
+    dim: i64,
+    dropout: Dropout,
+}
+
+/// Up to here two matrix products are faster on a CPU than libtorch's fused attention, whose backward pass is slow
+/// there, and their `[B, H, N, N]` are small.
+const PRODUCTS_UP_TO: i64 = 256;
+
+impl Attention {
+    /// Makes the variables under `p` by these names.
+    ///
+    /// # Errors
+    /// `Error::Config` when the heads do not divide the width, or the dropout is no probability below 1.
+    pub fn new(p: &Path, config: &AttentionConfig, qkv: &QkvNames, proj: &str) -> Result<Self> {
+        let AttentionConfig { dim, heads, qkv_bias, dropout } = *config;
+        if heads < 1 || dim < 1 || dim % heads != 0 {
+            return Err(Error::config(
+                "heads",
+                format!("expected a divisor of the width {dim}, got {heads}"),
+            ));
+        }
+        let dropout = Dropout::new(rate("attention_dropout", dropout)?)?;
+        let linear = |name: &str, output| match qkv_bias {
+            true => Linear::with_init(&at(p, name), dim, output, small),
+            false => Linear::without_bias_with_init(&at(p, name), dim, output, small),
+        };
+        let qkv = match *qkv {
+            QkvNames::Fused(name) => vec![linear(name, 3 * dim)?],
+            QkvNames::Separate(names) => {
+                names.into_iter().map(|name| linear(name, dim)).collect::<Result<_>>()?
+            }
+        };
+        let proj = Linear::with_init(&at(p, proj), dim, dim, small)?;
+        Ok(Attention { qkv, proj, heads, dim, dropout })
+    }
+
+    /// The forward pass under a mask.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; returns the same.
+    ///
+    /// # Errors
+    /// `Error::Shape` when `x` has another shape; when libtorch refuses the mask.
+    pub fn forward_masked(&self, x: &Tensor, mask: AttentionMask<'_>, mode: Mode) -> Result<Tensor> {
+        let (b, n, dim) = dims3(x, "sequences", "[B, N, D]")?;
+        if dim != self.dim {
+            let expected = format!("[B, N, {}]", self.dim);
+            return Err(Error::Shape { what: "sequences".into(), expected, got: x.size() });
+        }
+        let [q, k, v] = self.qkv(x, (b, n), mode)?;
+        let dropout = self.dropout.in_mode(mode);
+        let y = if q.requires_grad() && !q.device().is_cuda() && n <= PRODUCTS_UP_TO {
+            products([&q, &k, &v], mask, dropout)?
+        } else {
+            let (mask, causal) = match mask {
+                AttentionMask::None => (None, false),
+                AttentionMask::Causal => (None, true),
+                AttentionMask::Additive(mask) => (Some(mask.f_to_kind(q.kind())?), false),
+            };
+            Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, dropout, causal, None, false)?
+        };
+        self.proj.forward(&y.f_transpose(1, 2)?.f_reshape([b, n, dim])?, mode)
+    }
+
+    /// Queries, keys and values as views, each `[B, H, N, D / H]`.
+    fn qkv(&self, x: &Tensor, (b, n): (i64, i64), mode: Mode) -> Result<[Tensor; 3]> {
+        let (heads, width) = (self.heads, self.dim / self.heads);
+        let parts = match &self.qkv[..] {
+            [fused] => {
+                let parts = fused.forward(x, mode)?.f_view([b, n, 3, heads, width])?;
+                parts.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?
+            }
+            separate => {
+                let part = |layer: &Linear| -> Result<Tensor> {
+                    Ok(layer.forward(x, mode)?.f_view([b, n, heads, width])?.f_transpose(1, 2)?)
+                };
+                separate.iter().map(part).collect::<Result<_>>()?
+            }
+        };
+        parts.try_into().map_err(|parts: Vec<Tensor>| {
+            Error::config("qkv", format!("expected three parts, got {}", parts.len()))
+        })
+    }
+}
+
+impl Module for Attention {
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_masked(x, AttentionMask::None, mode)
+    }
+}
+
+/// The start of a weight.
+pub(super) fn small(weight: &Tensor) -> Result<()> {
+    trunc_normal(weight, 0.02)
+}
+
+/// Attention as two matrix products with a softmax between them, `[B, H, N, E]` each.
+fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> Result<Tensor> {
+    let shape = q.size();
+    let [b, heads, n, width] = shape[..] else {
+        let (what, expected) = ("queries".into(), "[B, H, N, E]".into());
+        return Err(Error::Shape { what, expected, got: shape });
+    };
+    let flat = |x: &Tensor| x.f_reshape([b * heads, n, width]);
+    let scale = 1. / (width as f64).sqrt();
+    // With a beta of zero, what it starts from is not read.
+    let unread = Tensor::f_empty([1], (q.kind(), q.device()))?;
+    let logits = unread.f_baddbmm(&flat(q)?, &flat(k)?.f_transpose(1, 2)?, 0., scale)?;
+    let logits = match mask {
+        AttentionMask::None => logits,
+        AttentionMask::Causal => logits.f_add(&after(n, &logits)?)?,
+        AttentionMask::Additive(mask) => {
+            let mask = mask.f_to_kind(logits.kind())?;
+            logits.f_view([b, heads, n, n])?.f_add(&mask)?.f_view([b * heads, n, n])?
+        }
+    };
+    let weights = logits.f_softmax(-1, None::<Kind>)?;
+    let weights = if dropout > 0. { weights.f_dropout(dropout, true)? } else { weights };
+    Ok(weights.f_bmm(&flat(v)?)?.f_view([b, heads, n, width])?)
+}
+
+/// Minus infinity right of the diagonal, `[N, N]`.
+fn after(n: i64, like: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::f_full([n, n], f64::NEG_INFINITY, (like.kind(), like.device()))?.f_triu(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+    use tch::nn::VarStore;
+
+    const FUSED: QkvNames = QkvNames::Fused("qkv");
+    const SEPARATE: QkvNames = QkvNames::Separate(["self.query", "self.key", "self.value"]);
+    const SMALL: AttentionConfig = AttentionConfig { dim: 12, heads: 3, qkv_bias: true, dropout: 0. };
+
+    fn layer(config: &AttentionConfig, names: &QkvNames) -> (VarStore, Attention) {
+        let vars = VarStore::new(Device::Cpu);
+        let layer = Attention::new(&vars.root(), config, names, "proj").unwrap();
+        for (_, mut x) in vars.variables() {
+            crate::no_grad(|| drop(x.normal_(0., 0.5)));
+        }
+        (vars, layer)
+    }
+
+    fn sequences(n: i64) -> Tensor {
+        Tensor::randn([2, n, 12], (Kind::Float, Device::Cpu))
+    }
+
+    /// Attention by loops over examples, heads and positions, each weight by itself.
+    fn slow(vars: &VarStore, x: &Tensor, sees: impl Fn(usize, usize, usize) -> bool) -> Tensor {
+        let of = |name: &str| vars.variables()[name].to_kind(Kind::Double).detach();
+        let qkv = x.to_kind(Kind::Double).linear(&of("qkv.weight"), Some(of("qkv.bias")));
+        let (b, n) = (x.size()[0], x.size()[1]);
+        let y = Tensor::zeros([b, n, 12], (Kind::Double, Device::Cpu));
+        for example in 0..b {
+            for head in 0..3 {
+                let part = |which: i64, at: i64| {
+                    let all = qkv.get(example).get(at).narrow(0, 12 * which + 4 * head, 4);
+                    Vec::<f64>::try_from(all).unwrap()
+                };
+                for to in 0..n {
+                    let q = part(0, to);
+                    let score = |from: i64| -> f64 {
+                        let dot: f64 = q.iter().zip(part(1, from)).map(|(q, k)| q * k).sum();
+                        if sees(example as usize, to as usize, from as usize) { (dot / 2.).exp() } else { 0. }
+                    };
+                    let scores: Vec<f64> = (0..n).map(score).collect();
+                    let total: f64 = scores.iter().sum();
+                    let mut sum = vec![0.; 4];
+                    for (from, score) in scores.iter().enumerate() {
+                        for (sum, v) in sum.iter_mut().zip(part(2, from as i64)) {
+                            *sum += score / total * v;
+                        }
+                    }
+                    y.get(example).get(to).narrow(0, 4 * head, 4).copy_(&Tensor::from_slice(&sum));
+                }
+            }
+        }
+        y.linear(&of("proj.weight"), Some(of("proj.bias")))
+    }
+
+    /// The layer with gradients (two products) and without (fused).
+    fn both(layer: &Attention, x: &Tensor, mask: AttentionMask<'_>) -> [Tensor; 2] {
+        let run = || layer.forward_masked(x, mask, Mode::Train).unwrap();
+        let outputs = [run(), crate::no_grad(run)];
+        assert_eq!(outputs.each_ref().map(Tensor::requires_grad), [true, false]);
+        outputs.map(|y| y.detach())
+    }
+
+    fn largest(x: &Tensor) -> f64 {
+        f64::try_from(x.abs().max()).unwrap()
+    }
+
+    fn assert_close(a: &Tensor, b: &Tensor, within: f64) {
+        let most = largest(&(a.to_kind(Kind::Double) - b.to_kind(Kind::Double)));
+        assert!(most < within, "{most}");
+    }
+
+    #[test]
+    fn attention_equals_a_slow_one_under_each_mask() {
+        let (vars, layer) = layer(&SMALL, &FUSED);
+        let x = sequences(5);
+        // The first sequence ends after three positions.
+        let hidden = Tensor::zeros([2, 1, 1, 5], (Kind::Float, Device::Cpu));
+        let _ = hidden.get(0).narrow(2, 3, 2).fill_(f64::NEG_INFINITY);
+        for y in both(&layer, &x, AttentionMask::None) {
+            assert_close(&y, &slow(&vars, &x, |_, _, _| true), 1e-5);
+        }
+        for y in both(&layer, &x, AttentionMask::Causal) {
+            assert_close(&y, &slow(&vars, &x, |_, to, from| from <= to), 1e-5);
+        }
+        for y in both(&layer, &x, AttentionMask::Additive(&hidden)) {
+            assert_close(&y, &slow(&vars, &x, |example, _, from| example == 1 || from < 3), 1e-5);
+        }
+    }
+
+    #[test]
+    fn long_sequences_are_fused_and_equal_the_products_gradient_included() {
+        let (vars, layer) = layer(&SMALL, &FUSED);
+        let x = sequences(PRODUCTS_UP_TO + 1);
+        let weight = vars.variables()["qkv.weight"].shallow_clone();
+        let gradient = |y: &Tensor| {
+            Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&weight], false, false).remove(0)
+        };
+        for mask in [AttentionMask::None, AttentionMask::Causal] {
+            let fused = layer.forward_masked(&x, mask, Mode::Train).unwrap();
+            let [q, k, v] = layer.qkv(&x, (2, x.size()[1]), Mode::Train).unwrap();
+            let y = products([&q, &k, &v], mask, 0.).unwrap().transpose(1, 2).reshape(x.size());
+            let y = layer.proj.forward(&y, Mode::Train).unwrap();
+            assert_close(&fused, &y, 1e-5 * largest(&fused));
+            let (a, b) = (gradient(&fused), gradient(&y));
+            assert_close(&a, &b, 1e-4 * largest(&a));
+        }
+    }
+
+    #[test]
+    fn separate_names_hold_the_same_layer_in_parts() {
+        let ((fused_vars, fused), (vars, separate)) = (layer(&SMALL, &FUSED), layer(&SMALL, &SEPARATE));
+        let mut own = fused_vars.variables();
+        for (i, name) in ["query", "key", "value"].into_iter().enumerate() {
+            for end in ["weight", "bias"] {
+                let part = own[&format!("qkv.{end}")].narrow(0, 12 * i as i64, 12);
+                own.insert(format!("self.{name}.{end}"), part);
+            }
+        }
+        for (name, mut x) in vars.variables() {
+            crate::no_grad(|| x.copy_(&own[&name]));
+        }
+        let x = sequences(5);
+        assert_close(
+            &fused.forward(&x, Mode::Eval).unwrap(),
+            &separate.forward(&x, Mode::Eval).unwrap(),
+            1e-5,
+        );
+    }
+
+    #[test]
+    fn weights_between_positions_are_dropped_in_training_alone() {
+        let (_vars, layer) = layer(&AttentionConfig { dropout: 0.5, ..SMALL }, &FUSED);
+        let x = sequences(5);
+        let run = |mode| layer.forward(&x, mode).unwrap();
+        assert!(!run(Mode::Train).equal(&run(Mode::Train)));
+        assert!(run(Mode::Eval).equal(&run(Mode::Eval)));
+    }
+
+    #[test]
+    fn wrong_shapes_are_named() {
+        let vars = VarStore::new(Device::Cpu);
+        let refused = |config| Attention::new(&vars.root(), &config, &FUSED, "proj").unwrap_err().to_string();
+        let message = refused(AttentionConfig { heads: 5, ..SMALL });
+        assert_eq!(message, "heads: expected a divisor of the width 12, got 5");
+        let message = refused(AttentionConfig { dropout: 1., ..SMALL });
+        assert_eq!(message, "attention_dropout: expected a number from 0 to below 1, got 1");
+        let (_vars, layer) = layer(&SMALL, &FUSED);
+        let x = Tensor::zeros([2, 5, 11], (Kind::Float, Device::Cpu));
+        let message = layer.forward(&x, Mode::Eval).unwrap_err().to_string();
+        assert_eq!(message, "sequences: expected [B, N, 12], got [2, 5, 11]");
+    }
+}

@@ -1,0 +1,506 @@
+//! The block of a transformer and its parts.
+//!
+//! Source: Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>; timm 1.0 `models/vision_transformer.py`; Ba et al.,
+//! 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Hendrycks & Gimpel, 2016 (GELU):
+//! <https://arxiv.org/abs/1606.08415>; Shazeer, 2020 (SwiGLU): <https://arxiv.org/abs/2002.05202>; Touvron et al., 2021
+//! (layer scale): <https://arxiv.org/abs/2103.17239>.
+use super::attention::small;
+use super::{
+    Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Linear, Mode, Module, QkvNames, at,
+};
+use crate::tensor::at_least_float;
+use crate::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+use tch::nn::{Init, Path};
+
+/// Normalization of each position over its features; weight 1 and bias 0 at the start.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// A layer over the last dimension, of size `dim`; `eps` is added to the variance.
+    pub fn new(p: &Path, dim: i64, eps: f64) -> Result<Self> {
+        Ok(LayerNorm { weight: p.f_ones("weight", &[dim])?, bias: p.f_zeros("bias", &[dim])?, eps })
+    }
+}
+
+impl Module for LayerNorm {
+    /// # Shapes
+    /// `x`: `[.., D]`; returns the same, half precision as float32.
+    fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
+        let (x, shape) = (at_least_float(x)?, self.weight.size());
+        Ok(x.f_layer_norm(shape, Some(&self.weight), Some(&self.bias), self.eps, true)?)
+    }
+}
+
+/// `x` times the normal distribution's mass below `x`, not approximated.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_gelu("none")?)
+}
+
+/// What is between the two layers of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// [`gelu`].
+    #[default]
+    Gelu,
+    /// GELU by a hyperbolic tangent, as in GPT-2.
+    GeluTanh,
+    /// The first layer has `2 hidden` outputs; the SiLU of the first half multiplies the second.
+    SwiGlu,
+}
+
+/// Two linear layers with an activation between them. Weights start as `trunc_normal` of 0.02, biases as zero.
+#[derive(Debug)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+    dropout: Dropout,
+}
+
+impl Mlp {
+    /// Makes the variables under `p` by the names of the two layers; `dropout` follows the activation in training.
+    ///
+    /// # Errors
+    /// `Error::Config` when the dropout is no probability below 1.
+    pub fn new(
+        p: &Path,
+        (dim, hidden): (i64, i64),
+        activation: Activation,
+        dropout: f64,
+        names: [&str; 2],
+    ) -> Result<Self> {
+        let inner = if activation == Activation::SwiGlu { 2 * hidden } else { hidden };
+        let [fc1, fc2] = names.map(|name| at(p, name));
+        Ok(Mlp {
+            fc1: Linear::with_init(&fc1, dim, inner, small)?,
+            fc2: Linear::with_init(&fc2, hidden, dim, small)?,
+            activation,
+            dropout: Dropout::new(dropout)?,
+        })
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.fc1.forward(x, mode)?;
+        let x = match self.activation {
+            Activation::Gelu => gelu(&x)?,
+            Activation::GeluTanh => x.f_gelu("tanh")?,
+            Activation::SwiGlu => {
+                let half = x.size().last().copied().unwrap_or(0) / 2;
+                x.f_narrow(-1, 0, half)?.f_silu()?.f_mul(&x.f_narrow(-1, half, half)?)?
+            }
+        };
+        self.fc2.forward(&self.dropout.forward(&x, mode)?, mode)
+    }
+}
+
+/// Where a block normalizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NormPlace {
+    /// Before attention and MLP, as in the Vision Transformer and GPT-2.
+    #[default]
+    Pre,
+    /// After each sum, as in BERT and the first transformer.
+    Post,
+}
+
+/// The shape of a block. The default is that of ViT-Base.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockConfig {
+    /// Width of input and output, D.
+    pub dim: i64,
+    /// Heads of the attention, which divide `dim`.
+    pub heads: i64,
+    /// Width inside the MLP.
+    pub hidden: i64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// What is between the layers of the MLP.
+    pub activation: Activation,
+    /// Where it normalizes.
+    pub norm: NormPlace,
+    /// What the normalizations add to the variance.
+    pub eps: f64,
+    /// Probability of dropping a value at the end of a branch and inside the MLP.
+    pub dropout: f64,
+    /// Probability of dropping a weight between two positions.
+    pub attention_dropout: f64,
+    /// Probability of skipping a branch, per example.
+    pub drop_path: f64,
+    /// What a learned factor of each feature at the end of a branch starts from; without it there is no factor.
+    pub layer_scale: Option<f64>,
+}
+
+impl Default for BlockConfig {
+    fn default() -> Self {
+        BlockConfig {
+            dim: 768,
+            heads: 12,
+            hidden: 3072,
+            qkv_bias: true,
+            activation: Activation::Gelu,
+            norm: NormPlace::Pre,
+            eps: 1e-6,
+            dropout: 0.,
+            attention_dropout: 0.,
+            drop_path: 0.,
+            layer_scale: None,
+        }
+    }
+}
+
+/// What the variables of a block are called: paths with dots, from the block's own place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// Normalization of the attention.
+    pub norm1: &'static str,
+    /// Queries, keys and values.
+    pub qkv: QkvNames,
+    /// Linear layer after the attention.
+    pub proj: &'static str,
+    /// Factors of the attention's features, the variable itself.
+    pub scale1: &'static str,
+    /// Normalization of the MLP.
+    pub norm2: &'static str,
+    /// First layer of the MLP.
+    pub fc1: &'static str,
+    /// Second layer of the MLP.
+    pub fc2: &'static str,
+    /// Factors of the MLP's features, the variable itself.
+    pub scale2: &'static str,
+}
+
+/// The names of timm's Vision Transformer.
+pub const TIMM: Names = Names {
+    norm1: "norm1",
+    qkv: QkvNames::Fused("attn.qkv"),
+    proj: "attn.proj",
+    scale1: "ls1.gamma",
+    norm2: "norm2",
+    fc1: "mlp.fc1",
+    fc2: "mlp.fc2",
+    scale2: "ls2.gamma",
+};
+
+/// Attention and MLP, each the branch of a residual sum.
+#[derive(Debug)]
+pub struct Block {
+    attention: Attention,
+    mlp: Mlp,
+    norms: [LayerNorm; 2],
+    scales: Option<[Tensor; 2]>,
+    place: NormPlace,
+    dropout: Dropout,
+    drop_path: DropPath,
+}
+
+impl Block {
+    /// Makes the variables under `p`.
+    ///
+    /// # Errors
+    /// `Error::Config` when a number is out of range.
+    pub fn new(p: &Path, config: &BlockConfig, names: &Names) -> Result<Self> {
+        let BlockConfig { dim, heads, hidden, qkv_bias, eps, dropout, attention_dropout, .. } = *config;
+        if hidden < 1 {
+            return Err(Error::config("hidden", format!("expected at least 1, got {hidden}")));
+        }
+        let attention = AttentionConfig { dim, heads, qkv_bias, dropout: attention_dropout };
+        let factor = |name: &str, start| {
+            let (place, name) = name.rsplit_once('.').map_or((p.clone(), name), |(at_, n)| (at(p, at_), n));
+            Ok::<_, Error>(place.f_var(name, &[dim], Init::Const(start))?)
+        };
+        let scales = match config.layer_scale {
+            Some(start) => Some([factor(names.scale1, start)?, factor(names.scale2, start)?]),
+            None => None,
+        };
+        Ok(Block {
+            attention: Attention::new(p, &attention, &names.qkv, names.proj)?,
+            mlp: Mlp::new(p, (dim, hidden), config.activation, dropout, [names.fc1, names.fc2])?,
+            norms: [
+                LayerNorm::new(&at(p, names.norm1), dim, eps)?,
+                LayerNorm::new(&at(p, names.norm2), dim, eps)?,
+            ],
+            scales,
+            place: config.norm,
+            dropout: Dropout::new(dropout)?,
+            drop_path: DropPath::new(config.drop_path)?,
+        })
+    }
+
+    /// The forward pass under a mask.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; returns the same.
+    ///
+    /// # Errors
+    /// `Error::Shape` when `x` has another shape; when libtorch refuses the mask.
+    pub fn forward_masked(&self, x: &Tensor, mask: AttentionMask<'_>, mode: Mode) -> Result<Tensor> {
+        let [norm1, norm2] = &self.norms;
+        let [scale1, scale2] = match &self.scales {
+            Some([first, second]) => [Some(first), Some(second)],
+            None => [None, None],
+        };
+        let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
+        let x = self.residual(x, norm1, scale1, attend, mode)?;
+        self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode)
+    }
+
+    /// The sum of `x` and a branch.
+    fn residual(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        scale: Option<&Tensor>,
+        branch: impl Fn(&Tensor) -> Result<Tensor>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let y = match self.place {
+            NormPlace::Pre => branch(&norm.forward(x, mode)?)?,
+            NormPlace::Post => branch(x)?,
+        };
+        let y = self.dropout.forward(&y, mode)?;
+        let y = scale.map(|scale| y.f_mul(scale)).transpose()?.unwrap_or(y);
+        let sum = x.f_add(&self.drop_path.forward(&y, mode)?)?;
+        match self.place {
+            NormPlace::Pre => Ok(sum),
+            NormPlace::Post => norm.forward(&sum, mode),
+        }
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_masked(x, AttentionMask::None, mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Precision, no_grad};
+    use tch::nn::VarStore;
+    use tch::{Device, Kind};
+
+    const SMALL: BlockConfig = BlockConfig {
+        dim: 12,
+        heads: 3,
+        hidden: 20,
+        qkv_bias: true,
+        activation: Activation::Gelu,
+        norm: NormPlace::Pre,
+        eps: 1e-6,
+        dropout: 0.,
+        attention_dropout: 0.,
+        drop_path: 0.,
+        layer_scale: None,
+    };
+
+    /// The names of BERT in transformers.
+    const BERT: Names = Names {
+        norm1: "attention.output.LayerNorm",
+        qkv: QkvNames::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
+        proj: "attention.output.dense",
+        norm2: "output.LayerNorm",
+        fc1: "intermediate.dense",
+        fc2: "output.dense",
+        ..TIMM
+    };
+
+    /// A block whose variables are far from their start.
+    fn block(config: &BlockConfig, names: &Names) -> (VarStore, Block) {
+        let vars = VarStore::new(Device::Cpu);
+        let block = Block::new(&vars.root(), config, names).unwrap();
+        for (_, mut x) in vars.variables() {
+            no_grad(|| drop(x.normal_(0.2, 0.5)));
+        }
+        (vars, block)
+    }
+
+    fn randn(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn names(vars: &VarStore) -> Vec<String> {
+        let mut names: Vec<_> = vars.variables().into_keys().collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_layer_norm_is_the_formula_also_in_half_precision() {
+        let vars = VarStore::new(Device::Cpu);
+        let norm = LayerNorm::new(&vars.root(), 6, 0.5).unwrap();
+        let x = randn(&[4, 3, 6]) * 2. + 1.;
+        let slow = |x: &Tensor| {
+            let (var, mean) = x.var_mean_dim([-1i64].as_slice(), false, true);
+            (x - mean) / (var + 0.5).sqrt()
+        };
+        let y = norm.forward(&x, Mode::Eval).unwrap();
+        assert!(y.allclose(&slow(&x), 1e-5, 1e-6, false), "weight 1 and bias 0 at the start");
+        let half = x.to_kind(Kind::BFloat16);
+        let run = |x: &Tensor| norm.forward(x, Mode::Eval);
+        for y in [run(&half).unwrap(), Precision::Bf16.scope(Device::Cpu, || run(&half)).unwrap()] {
+            assert_eq!(y.kind(), Kind::Float);
+            assert!(y.allclose(&slow(&half.to_kind(Kind::Float)), 1e-5, 1e-6, false));
+        }
+    }
+
+    #[test]
+    fn activations_are_their_formulas() {
+        let x = randn(&[5, 7]).to_kind(Kind::Double);
+        let exact = &x * 0.5 * ((&x / std::f64::consts::SQRT_2).erf() + 1.);
+        assert!(gelu(&x).unwrap().allclose(&exact, 1e-9, 1e-12, false));
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::SwiGlu] {
+            let vars = VarStore::new(Device::Cpu);
+            let mlp = Mlp::new(&vars.root(), (7, 4), activation, 0., ["a", "b.c"]).unwrap();
+            for (_, mut x) in vars.variables() {
+                no_grad(|| drop(x.normal_(0., 1.)));
+            }
+            let of = |name: &str| vars.variables()[name].to_kind(Kind::Double);
+            let h = x.linear(&of("a.weight"), Some(of("a.bias")));
+            let h = match activation {
+                Activation::Gelu => &h * 0.5 * ((&h / std::f64::consts::SQRT_2).erf() + 1.),
+                Activation::GeluTanh => {
+                    let inner = (&h + h.pow_tensor_scalar(3) * 0.044715) * (2. / std::f64::consts::PI).sqrt();
+                    &h * 0.5 * (inner.tanh() + 1.)
+                }
+                Activation::SwiGlu => {
+                    let (gate, value) = (h.narrow(1, 0, 4), h.narrow(1, 4, 4));
+                    &gate * gate.sigmoid() * value
+                }
+            };
+            let slow = h.linear(&of("b.c.weight"), Some(of("b.c.bias")));
+            let y = mlp.forward(&x.to_kind(Kind::Float), Mode::Eval).unwrap().to_kind(Kind::Double);
+            assert!(y.allclose(&slow, 1e-4, 1e-5, false), "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_normalizes_before_its_branches_or_after_its_sums() {
+        let x = randn(&[2, 5, 12]);
+        for (place, names) in [(NormPlace::Pre, TIMM), (NormPlace::Post, BERT)] {
+            let config = BlockConfig { norm: place, layer_scale: Some(0.1), ..SMALL };
+            let (vars, block) = block(&config, &names);
+            let of = |name: &str| vars.variables()[name].shallow_clone();
+            let norm = |x: &Tensor, name: &str| {
+                let (var, mean) = x.var_mean_dim([-1i64].as_slice(), false, true);
+                (x - mean) / (var + 1e-6).sqrt() * of(&format!("{name}.weight")) + of(&format!("{name}.bias"))
+            };
+            let attend = |x: &Tensor| block.attention.forward(x, Mode::Eval).unwrap() * of("ls1.gamma");
+            let think = |x: &Tensor| block.mlp.forward(x, Mode::Eval).unwrap() * of("ls2.gamma");
+            let slow = match place {
+                NormPlace::Pre => {
+                    let x = &x + attend(&norm(&x, names.norm1));
+                    &x + think(&norm(&x, names.norm2))
+                }
+                NormPlace::Post => {
+                    let x = norm(&(&x + attend(&x)), names.norm1);
+                    norm(&(&x + think(&x)), names.norm2)
+                }
+            };
+            let y = block.forward(&x, Mode::Train).unwrap();
+            assert!(y.allclose(&slow, 1e-4, 1e-4, false), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn variables_have_the_names_of_timm_and_of_transformers() {
+        let scaled = BlockConfig { layer_scale: Some(0.1), ..SMALL };
+        let (vars, _) = block(&scaled, &TIMM);
+        let layers = ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", "norm1", "norm2"];
+        let mut expected: Vec<_> =
+            layers.iter().flat_map(|name| [format!("{name}.bias"), format!("{name}.weight")]).collect();
+        expected.extend(["ls1.gamma".to_string(), "ls2.gamma".to_string()]);
+        expected.sort();
+        assert_eq!(names(&vars), expected);
+        let (vars, _) = block(&BlockConfig { qkv_bias: false, ..SMALL }, &BERT);
+        let names = names(&vars);
+        assert!(names.contains(&"attention.self.key.weight".to_string()), "{names:?}");
+        assert!(!names.contains(&"attention.self.key.bias".to_string()), "{names:?}");
+    }
+
+    #[test]
+    fn a_block_starts_as_timms() {
+        let vars = VarStore::new(Device::Cpu);
+        let config = BlockConfig { dim: 192, heads: 3, hidden: 768, layer_scale: Some(1e-5), ..SMALL };
+        Block::new(&vars.root(), &config, &TIMM).unwrap();
+        for (name, x) in vars.variables() {
+            let value = f64::try_from(if x.dim() == 2 { x.std(true) } else { x.mean(Kind::Double) }).unwrap();
+            let expected = match &name[..] {
+                _ if x.dim() == 2 => 0.02,
+                _ if name.ends_with("bias") => 0.,
+                _ if name.ends_with("gamma") => 1e-5,
+                _ => 1.,
+            };
+            assert!((value - expected).abs() <= 0.02 * expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_dropped_path_leaves_the_example_as_it_was() {
+        let (_vars, block) = block(&BlockConfig { drop_path: 0.5, ..SMALL }, &TIMM);
+        let x = randn(&[1, 5, 12]).expand([400, 5, 12], false);
+        let changed = |mode| {
+            let y = block.forward(&x, mode).unwrap();
+            let moved = (y - &x).abs().amax([1i64, 2], false).gt(0.);
+            f64::try_from(moved.to_kind(Kind::Double).mean(Kind::Double)).unwrap()
+        };
+        // Both branches are skipped in a quarter of the cases.
+        let share = changed(Mode::Train);
+        assert!((share - 0.75).abs() < 0.1, "{share}");
+        assert_eq!(changed(Mode::Eval), 1.);
+    }
+
+    #[test]
+    fn what_comes_later_does_not_change_what_was_under_a_causal_mask() {
+        let (_vars, block) = block(&SMALL, &TIMM);
+        let x = randn(&[2, 6, 12]);
+        let other = Tensor::cat(&[x.narrow(1, 0, 4), randn(&[2, 2, 12])], 1);
+        let run = |x: &Tensor, mask| block.forward_masked(x, mask, Mode::Eval).unwrap().narrow(1, 0, 4);
+        let causal = AttentionMask::Causal;
+        assert!(run(&x, causal).allclose(&run(&other, causal), 1e-5, 1e-6, false));
+        let all = AttentionMask::None;
+        assert!(!run(&x, all).allclose(&run(&other, all), 1e-2, 1e-2, false));
+    }
+
+    #[test]
+    fn in_mixed_precision_the_sums_stay_in_float32_and_gradients_are_near() {
+        let (vars, block) = block(&SMALL, &TIMM);
+        let x = randn(&[3, 5, 12]);
+        let weight = vars.variables()["attn.qkv.weight"].shallow_clone();
+        let run = |precision: Precision| {
+            let y = precision.scope(Device::Cpu, || block.forward(&x, Mode::Train)).unwrap();
+            assert_eq!(y.kind(), Kind::Float);
+            let gradient =
+                Tensor::run_backward(&[y.sin().sum(Kind::Float)], &[&weight], false, false).remove(0);
+            (y.detach(), gradient)
+        };
+        let ((exact, exact_gradient), (y, gradient)) = (run(Precision::Fp32), run(Precision::Bf16));
+        let near = |a: &Tensor, b: &Tensor| f64::try_from((a - b).norm() / b.norm()).unwrap();
+        let (output, gradient) = (near(&y, &exact), near(&gradient, &exact_gradient));
+        assert!(output > 0. && output < 0.03 && gradient < 0.2, "{output} {gradient}");
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let vars = VarStore::new(Device::Cpu);
+        for (config, message) in [
+            (BlockConfig { hidden: 0, ..SMALL }, "hidden: expected at least 1, got 0"),
+            (BlockConfig { drop_path: 1., ..SMALL }, "drop_path: expected a number from 0 to below 1, got 1"),
+            (BlockConfig { dropout: -1., ..SMALL }, "dropout: expected a number from 0 to below 1, got -1"),
+        ] {
+            assert_eq!(Block::new(&vars.root(), &config, &TIMM).unwrap_err().to_string(), message);
+        }
+    }
+}
