@@ -2,7 +2,8 @@
 //!
 //! Source: Vaswani et al., 2017, section 3.2: <https://arxiv.org/abs/1706.03762>.
 use super::drop::{Dropout, rate};
-use super::{Linear, Mode, Module, at, trunc_normal};
+use super::init::small;
+use super::{Linear, Mode, Module, at};
 use crate::{Error, Result, dims3};
 use tch::nn::Path;
 use tch::{Kind, Tensor};
@@ -138,11 +139,6 @@ impl Module for Attention {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.forward_masked(x, AttentionMask::None, mode)
     }
-}
-
-/// The start of a weight.
-pub(super) fn small(weight: &Tensor) -> Result<()> {
-    trunc_normal(weight, 0.02)
 }
 
 /// Attention as two matrix products with a softmax between them, `[B, H, N, E]` each.

@@ -33,6 +33,11 @@ pub fn trunc_normal(x: &Tensor, std: f64) -> Result<()> {
     })
 }
 
+/// The start of a transformer's weights.
+pub(super) fn small(weight: &Tensor) -> Result<()> {
+    trunc_normal(weight, 0.02)
+}
+
 /// Draws from U(-a, a) with a^2 = 6 / (fan in + fan out), as `torch.nn.init.xavier_uniform_`.
 ///
 /// # Shapes
@@ -80,7 +85,10 @@ mod tests {
             let (mean, std, most) = drawn(shape, xavier_uniform);
             let fans: i64 = (shape[0] + shape[1]) * shape[2..].iter().product::<i64>();
             let bound = (6. / fans as f64).sqrt();
-            assert!(mean.abs() < 0.07 * bound && most < 1.00001 * bound && most > 0.99 * bound, "{shape:?}: {most}");
+            assert!(
+                mean.abs() < 0.07 * bound && most < 1.00001 * bound && most > 0.99 * bound,
+                "{shape:?}: {most}"
+            );
             assert!((std / (bound / 3f64.sqrt()) - 1.).abs() < 0.05, "{shape:?}: {std}");
         }
         let message = xavier_uniform(&Tensor::zeros([3], (Kind::Float, Device::Cpu))).unwrap_err();

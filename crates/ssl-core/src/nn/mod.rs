@@ -4,6 +4,7 @@ mod attention;
 mod drop;
 mod init;
 mod layers;
+mod mlp;
 mod norm;
 mod transformer;
 
@@ -11,8 +12,9 @@ pub use attention::{Attention, AttentionConfig, AttentionMask, QkvNames};
 pub use drop::{DropPath, Dropout};
 pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
+pub use mlp::{Activation, Mlp, gelu};
 pub use norm::BatchNorm;
-pub use transformer::{Activation, Block, BlockConfig, LayerNorm, Mlp, Names, NormPlace, TIMM, gelu};
+pub use transformer::{Block, BlockConfig, LayerNorm, Names, NormPlace, TIMM};
 
 use tch::nn::Path;
 
