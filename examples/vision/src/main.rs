@@ -261,9 +261,17 @@ fn configure(
     if let Some(name) = matches.get_one::<String>("encoder") {
         recipe.encoder = EncoderConfig::named(name, &recipe.encoder, recipe.pixels.size)?;
     }
-    let EncoderConfig::ResNet(net) = &mut recipe.encoder;
-    if let Some(stem) = matches.get_one::<String>("stem") {
-        net.stem = serde_json::from_value::<Stem>(serde_json::json!(stem))?;
+    match (&mut recipe.encoder, matches.get_one::<String>("stem"), matches.get_one::<i64>("patch-size")) {
+        (EncoderConfig::ResNet(net), stem, None) => {
+            if let Some(stem) = stem {
+                net.stem = serde_json::from_value::<Stem>(serde_json::json!(stem))?;
+            }
+        }
+        (EncoderConfig::Vit(net), None, patch) => net.patch_size = patch.copied().unwrap_or(net.patch_size),
+        (net, stem, _) => {
+            let flag = if stem.is_some() { "--stem" } else { "--patch-size" };
+            anyhow::bail!("{flag}: {} has none", net.name());
+        }
     }
     if let Some(place) = matches.get_one::<String>("augment-on") {
         recipe.augment_on = serde_json::from_value(serde_json::json!(place))?;

@@ -18,6 +18,7 @@ fn config(method: &str) -> Value {
     let mut recipe = ssl_vision::methods::find(method).unwrap().recipe("fashion-mnist").unwrap();
     let small = match recipe.encoder {
         EncoderConfig::ResNet(_) => "resnet10_w4",
+        EncoderConfig::Vit(_) => "vit_d16_l2_h2",
     };
     recipe.encoder = EncoderConfig::named(small, &recipe.encoder, recipe.pixels.size).unwrap();
     (recipe.train.steps, recipe.train.batch_size) = (Some(8), 16);

@@ -2,7 +2,8 @@
 //!
 //! A method gets [`Encoders`] and takes from it the encoder that it trains, and others of the same shape for teachers.
 //! So several methods can train one encoder without knowing of each other.
-use super::{Arch, Backbone, ResNet, ResNetConfig, Stem};
+use super::vit::resample_positions;
+use super::{Arch, Backbone, ResNet, ResNetConfig, Stem, Vit, VitArch, VitConfig};
 use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -22,12 +23,19 @@ use tch::{Device, Tensor};
 pub enum EncoderConfig {
     /// A residual convolutional network.
     ResNet(ResNetConfig),
+    /// A Vision Transformer.
+    Vit(VitConfig),
 }
 
 impl<'de> Deserialize<'de> for EncoderConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        let config = serde_json::from_value(value).map(EncoderConfig::ResNet);
+        let is_vit = value.get("arch").and_then(Value::as_str).is_some_and(|arch| arch.starts_with("vit"));
+        let config = if is_vit {
+            serde_json::from_value(value).map(EncoderConfig::Vit)
+        } else {
+            serde_json::from_value(value).map(EncoderConfig::ResNet)
+        };
         config.map_err(D::Error::custom)
     }
 }
@@ -35,6 +43,12 @@ impl<'de> Deserialize<'de> for EncoderConfig {
 impl From<ResNetConfig> for EncoderConfig {
     fn from(config: ResNetConfig) -> Self {
         EncoderConfig::ResNet(config)
+    }
+}
+
+impl From<VitConfig> for EncoderConfig {
+    fn from(config: VitConfig) -> Self {
+        EncoderConfig::Vit(config)
     }
 }
 
@@ -46,9 +60,24 @@ impl EncoderConfig {
     /// `Error::Config` when there is no such network.
     pub fn named(name: &str, like: &EncoderConfig, image_size: usize) -> Result<Self> {
         let channels = like.channels();
+        if name.starts_with("vit") {
+            let arch: VitArch = name.parse()?;
+            return Ok(EncoderConfig::Vit(match like {
+                EncoderConfig::Vit(like) => VitConfig { arch, ..like.clone() },
+                EncoderConfig::ResNet(_) => VitConfig {
+                    arch,
+                    image_size: image_size as i64,
+                    patch_size: if image_size < 128 { 4 } else { 16 },
+                    channels,
+                    ..VitConfig::default()
+                },
+            }));
+        }
         let arch: Arch = name.parse()?;
         let stem = match like {
             EncoderConfig::ResNet(like) => like.stem,
+            EncoderConfig::Vit(_) if image_size < 64 => Stem::Cifar,
+            EncoderConfig::Vit(_) => Stem::ImageNet,
         };
         Ok(EncoderConfig::ResNet(ResNetConfig { arch, stem, channels }))
     }
@@ -57,6 +86,7 @@ impl EncoderConfig {
     pub fn name(&self) -> String {
         match self {
             EncoderConfig::ResNet(config) => config.arch.to_string(),
+            EncoderConfig::Vit(config) => config.arch.to_string(),
         }
     }
 
@@ -64,6 +94,7 @@ impl EncoderConfig {
     pub fn channels(&self) -> i64 {
         match self {
             EncoderConfig::ResNet(config) => config.channels,
+            EncoderConfig::Vit(config) => config.channels,
         }
     }
 
@@ -71,6 +102,7 @@ impl EncoderConfig {
     pub fn with_channels(self, channels: i64) -> Self {
         match self {
             EncoderConfig::ResNet(config) => ResNetConfig { channels, ..config }.into(),
+            EncoderConfig::Vit(config) => VitConfig { channels, ..config }.into(),
         }
     }
 }
@@ -80,6 +112,8 @@ impl EncoderConfig {
 pub enum Encoder {
     /// A residual convolutional network.
     ResNet(ResNet),
+    /// A Vision Transformer.
+    Vit(Vit),
 }
 
 impl Encoder {
@@ -90,7 +124,22 @@ impl Encoder {
     pub fn new(p: &Path, config: &EncoderConfig) -> Result<Self> {
         Ok(match config {
             EncoderConfig::ResNet(config) => Encoder::ResNet(ResNet::new(p, config)?),
+            EncoderConfig::Vit(config) => Encoder::Vit(Vit::new(p, config)?),
         })
+    }
+
+    /// The Vision Transformer, for `method`, which needs one.
+    ///
+    /// # Errors
+    /// `Error::Config` when it is another network.
+    pub fn vit(&self, method: &str) -> Result<&Vit> {
+        match self {
+            Encoder::Vit(vit) => Ok(vit),
+            Encoder::ResNet(_) => {
+                let message = format!("{method} needs a Vision Transformer such as vit_tiny, got a ResNet");
+                Err(Error::config("encoder", message))
+            }
+        }
     }
 }
 
@@ -98,18 +147,21 @@ impl Backbone for Encoder {
     fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
         match self {
             Encoder::ResNet(net) => net.features(x, mode),
+            Encoder::Vit(net) => net.features(x, mode),
         }
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         match self {
             Encoder::ResNet(net) => net.forward(x, mode),
+            Encoder::Vit(net) => net.forward(x, mode),
         }
     }
 
     fn dim(&self) -> i64 {
         match self {
             Encoder::ResNet(net) => net.dim(),
+            Encoder::Vit(net) => net.dim(),
         }
     }
 }
@@ -134,6 +186,8 @@ struct Shared {
 const NAME: &str = "encoder";
 /// The classifiers of torchvision's and timm's networks.
 const CLASSIFIERS: [&str; 2] = ["fc.", "head."];
+/// The positions of a Vision Transformer.
+const POSITIONS: &str = "pos_embed";
 
 impl Encoders {
     /// Encoders of one shape on `device`.
@@ -182,7 +236,11 @@ impl Encoders {
     /// # Errors
     /// As [`Encoders::student`].
     pub fn teacher(&self, vars: &VarStore) -> Result<Encoder> {
-        Encoder::new(&(vars.root() / NAME), &self.config)
+        let config = match &self.config {
+            EncoderConfig::Vit(config) => VitConfig { drop_path: 0., ..config.clone() }.into(),
+            other => other.clone(),
+        };
+        Encoder::new(&(vars.root() / NAME), &config)
     }
 
     /// Encoders that hand one and the same student to every method; its variables are made in `vars`.
@@ -207,6 +265,9 @@ fn load_weights(file: &FilePath, vars: &VarStore) -> Result<()> {
             || !(name.ends_with("num_batches_tracked")
                 || CLASSIFIERS.iter().any(|head| name.starts_with(head)))
     });
+    if let (Some(have), Some(want)) = (found.get_mut(POSITIONS), encoder.get(POSITIONS)) {
+        *have = resample_positions(have, &want.size())?;
+    }
     copy_into(file, &found, &encoder)
 }
 
@@ -223,6 +284,27 @@ mod tests {
         let config: EncoderConfig = serde_json::from_value(json.clone()).unwrap();
         assert_eq!(config, SMALL.into());
         assert_eq!(serde_json::to_value(&config).unwrap(), json);
+        let vit: EncoderConfig = serde_json::from_value(
+            json!({"arch": "vit_tiny", "image_size": 28, "patch_size": 4, "channels": 1}),
+        )
+        .unwrap();
+        assert_eq!((vit.name(), vit.channels()), ("vit_tiny".to_string(), 1));
+        let again: EncoderConfig = serde_json::from_value(serde_json::to_value(&vit).unwrap()).unwrap();
+        assert_eq!(again, vit);
+        let wrong = serde_json::from_value::<EncoderConfig>(json!({"arch": "vit_tiny", "stem": "cifar"}));
+        assert!(wrong.unwrap_err().to_string().contains("stem"));
+    }
+
+    #[test]
+    fn a_network_of_another_name_keeps_what_the_name_does_not_say() {
+        let vit = EncoderConfig::named("vit_tiny", &SMALL.into(), 28).unwrap();
+        assert!(
+            matches!(&vit, EncoderConfig::Vit(vit) if (vit.image_size, vit.patch_size, vit.channels) == (28, 4, 1))
+        );
+        let back = EncoderConfig::named("resnet10_w4", &vit, 28).unwrap();
+        assert_eq!(back, SMALL.into());
+        let message = EncoderConfig::named("resnet19", &vit, 28).unwrap_err().to_string();
+        assert!(message.contains("resnet18, resnet34"), "{message}");
     }
 
     #[test]
@@ -239,5 +321,13 @@ mod tests {
         let teacher = VarStore::new(Device::Cpu);
         encoders.teacher(&teacher).unwrap();
         assert_ne!(place(&teacher), place(&owner));
+    }
+
+    #[test]
+    fn a_method_that_needs_a_transformer_says_so() {
+        let vars = VarStore::new(Device::Cpu);
+        let net = Encoder::new(&vars.root(), &SMALL.into()).unwrap();
+        let message = net.vit("mae").unwrap_err().to_string();
+        assert_eq!(message, "encoder: mae needs a Vision Transformer such as vit_tiny, got a ResNet");
     }
 }

@@ -2,9 +2,11 @@
 
 mod encoder;
 mod resnet;
+mod vit;
 
 pub use encoder::{Encoder, EncoderConfig, Encoders};
 pub use resnet::{Arch, ResNet, ResNetConfig, Stem};
+pub use vit::{Pool, Positions, Vit, VitArch, VitConfig};
 
 use ssl_core::{Mode, Result};
 use std::fmt::Debug;
