@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 use serde_json::Value;
 use ssl_core::eval::{Features, knn_votes};
-use ssl_core::loss::{info_nce, negative_cosine, nt_xent};
+use ssl_core::loss::{VicRegWeights, barlow_twins, dino, info_nce, negative_cosine, nt_xent, vicreg};
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};
 use ssl_core::{Ema, Schedule, Statistics, Step};
@@ -165,23 +165,53 @@ fn losses_and_their_gradients_equal_those_of_the_libraries() {
         let rows = columns.transpose(0, 1).contiguous();
         &rows / rows.norm_scalaropt_dim(2, [1i64], true)
     };
-    let cases: [(&str, Loss); 5] = [
-        ("nt_xent T=0.1", contrast(0.1)),
-        ("nt_xent T=0.2", contrast(0.2)),
-        ("nt_xent T=0.5", contrast(0.5)),
-        ("negative cosine", Box::new(|x, y| negative_cosine(x, y).unwrap())),
-        ("info_nce T=0.2", Box::new(move |x, y| info_nce(x, y, &queue(x.kind()), 0.2).unwrap())),
+    let barlow = || Box::new(|x: &Tensor, y: &Tensor| barlow_twins(x, y, 5e-3).unwrap()) as Loss;
+    let weights = VicRegWeights::default();
+    let regularized = || Box::new(move |x: &Tensor, y: &Tensor| vicreg(x, y, weights).unwrap().total) as Loss;
+    let cases: [(&str, [i64; 2], Loss); 9] = [
+        ("nt_xent T=0.1", [8, 16], contrast(0.1)),
+        ("nt_xent T=0.2", [8, 16], contrast(0.2)),
+        ("nt_xent T=0.5", [8, 16], contrast(0.5)),
+        ("negative cosine", [8, 16], Box::new(|x, y| negative_cosine(x, y).unwrap())),
+        ("info_nce T=0.2", [8, 16], Box::new(move |x, y| info_nce(x, y, &queue(x.kind()), 0.2).unwrap())),
+        ("barlow_twins 8x16", [8, 16], barlow()),
+        ("barlow_twins 16x8", [16, 8], barlow()),
+        ("vicreg 8x16", [8, 16], regularized()),
+        ("vicreg 16x8", [16, 8], regularized()),
     ];
-    for (name, loss) in &cases {
+    for (name, size, loss) in &cases {
         for (kind, tolerance) in KINDS {
-            let x = a(&[8, 16], kind).set_requires_grad(true);
-            let y = b(&[8, 16], kind).set_requires_grad(true);
+            let x = a(size, kind).set_requires_grad(true);
+            let y = b(size, kind).set_requires_grad(true);
             let value = loss(&x, &y);
             value.backward();
             assert_close(&value, &[case(name)["loss"].as_f64().unwrap()], tolerance, name);
             assert_close(&x.grad(), &numbers(&case(name)["gradients"][0]), tolerance, name);
             assert_close(&y.grad(), &numbers(&case(name)["gradients"][1]), tolerance, name);
         }
+    }
+}
+
+#[test]
+fn dino_s_loss_of_three_views_and_its_gradients_equal_lightly_s() {
+    for (kind, tolerance) in KINDS {
+        let (x, y) = (a(&[8, 16], kind), b(&[8, 16], kind));
+        let student = [&x * 0.9, &y * 1.1, &x * 0.3 + &y * 0.2].map(|view| view.set_requires_grad(true));
+        let center = Tensor::from_slice(&numbers(&case("dino")["center"])).to_kind(kind);
+        let value = dino(&student, &[x, y], &center, 0.1, 0.04).unwrap();
+        value.backward();
+        assert_close(&value, &[case("dino")["loss"].as_f64().unwrap()], tolerance, "dino");
+        for (view, gradient) in student.iter().zip(case("dino")["gradients"].as_array().unwrap()) {
+            assert_close(&view.grad(), &numbers(gradient), tolerance, "dino");
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_barlow_twins_is_solo_learn_s_at_a_scale_of_one() {
+    for (kind, tolerance) in KINDS {
+        let loss = barlow_twins(&a(&[8, 16], kind), &b(&[8, 16], kind), 5e-3).unwrap();
+        assert_close(&loss, &[case("solo barlow").as_f64().unwrap()], tolerance, "solo barlow");
     }
 }
 

@@ -162,17 +162,9 @@ fn info_nce_in_blocks(q: &Tensor, k: &Tensor, negatives: &Tensor, t: f64, block:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::tests::{assert_same, learn, value, view};
     use proptest::prelude::*;
     use tch::{Device, Kind};
-
-    fn view(size: [i64; 2], seed: f64) -> Tensor {
-        let n = Tensor::arange(size[0] * size[1], (Kind::Double, Device::Cpu));
-        (n * (0.7 + seed)).sin().view(size)
-    }
-
-    fn value(x: &Tensor) -> f64 {
-        f64::try_from(x).unwrap()
-    }
 
     /// The loss by its definition, recorded by autograd.
     fn slow_nt_xent(a: &Tensor, b: &Tensor, temperature: f64) -> Tensor {
@@ -183,20 +175,6 @@ mod tests {
             Tensor::stack(&others, 0).sum(z.kind()).log() - logits.get(i).get((i + n / 2) % n)
         };
         Tensor::stack(&(0..n).map(row).collect::<Vec<_>>(), 0).mean(z.kind())
-    }
-
-    /// Loss and gradients with respect to both arguments.
-    fn learn(loss: impl Fn(&Tensor, &Tensor) -> Tensor, x: &Tensor, y: &Tensor) -> (f64, Tensor, Tensor) {
-        let leaf = |t: &Tensor| t.detach().copy().set_requires_grad(true);
-        let (x, y) = (leaf(x), leaf(y));
-        let loss = loss(&x, &y);
-        (&loss * 3.).backward();
-        (value(&loss), x.grad(), y.grad())
-    }
-
-    fn assert_same(p: (f64, Tensor, Tensor), q: (f64, Tensor, Tensor)) {
-        assert!((p.0 - q.0).abs() < 1e-12, "{} {}", p.0, q.0);
-        assert!(p.1.allclose(&q.1, 0., 1e-12, false) && p.2.allclose(&q.2, 0., 1e-12, false));
     }
 
     #[test]
