@@ -156,6 +156,7 @@ macro_rules! methods {
 
 methods! {
     byol::Byol,
+    dino::Dino,
     jigsaw::Jigsaw,
     moco_v2::MoCoV2,
     multi::Multi,
