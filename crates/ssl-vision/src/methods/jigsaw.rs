@@ -46,7 +46,8 @@ pub struct Config {
 impl Default for Config {
     /// A crop of 225 pixels from images whose shorter side has 256, up to a ratio of 4 to 3.
     fn default() -> Self {
-        let crop = Augment { size: 225, crop_scale: [0.58, 0.77], crop_ratio: [1., 1.], ..Augment::default() };
+        let crop =
+            Augment { size: 225, crop_scale: [0.58, 0.77], crop_ratio: [1., 1.], ..Augment::default() };
         let augment = Augment { flip_probability: 0., grayscale_probability: 0.3, ..crop };
         let (permutations, tile_size, tile_dim, hidden_dim) = (1000, 64, 1024, 4096);
         Config { permutations, tile_size, puzzles: 1, channel_shift: 2, tile_dim, hidden_dim, augment }
@@ -156,7 +157,9 @@ impl Definition for Jigsaw {
             tile: Linear::new(&(&p / "tile"), encoder.dim(), config.tile_dim)?,
             hidden: Linear::new(&(&p / "hidden"), TILES * config.tile_dim, config.hidden_dim)?,
             classifier: Linear::new(&(&p / "classifier"), config.hidden_dim, config.permutations)?,
-            permutations: Tensor::f_from_slice(&digits)?.f_view([-1, TILES])?.f_to_device(encoders.device())?,
+            permutations: Tensor::f_from_slice(&digits)?
+                .f_view([-1, TILES])?
+                .f_to_device(encoders.device())?,
             encoder,
             vars,
             config,
@@ -175,7 +178,8 @@ impl Jigsaw {
             let shifts = Tensor::f_randint_low(-shift, shift + 1, [2, count, TILES, channels], options)?;
             offset = offset.f_add(&shifts)?.f_clamp(0, slack)?;
         }
-        let view = Tensor::f_arange(n, options)?.f_repeat_interleave_self_int(self.config.puzzles, None, None)?;
+        let view =
+            Tensor::f_arange(n, options)?.f_repeat_interleave_self_int(self.config.puzzles, None, None)?;
         Ok(Plan { view, permutation: Tensor::f_randint(self.config.permutations, [count], options)?, offset })
     }
 
@@ -415,7 +419,8 @@ mod tests {
 
     #[test]
     fn drawn_tiles_stay_in_their_cells_and_channels_move_apart() {
-        let set = |x: &Tensor| Vec::<i64>::try_from(x.flatten(0, -1)).unwrap().into_iter().collect::<HashSet<_>>();
+        let set =
+            |x: &Tensor| Vec::<i64>::try_from(x.flatten(0, -1)).unwrap().into_iter().collect::<HashSet<_>>();
         for (channel_shift, apart) in [(1, HashSet::from([-2, -1, 0, 1, 2])), (0, HashSet::from([0]))] {
             let method = build(Config { puzzles: 3, channel_shift, ..small(2) }).unwrap();
             let plan = method.draw(&pixels(40, 12)).unwrap();
@@ -430,7 +435,8 @@ mod tests {
     fn tiles_have_mean_0_and_deviation_1_and_flat_ones_stay_flat() {
         let tiles = pixels(9, 6).view([1, 9, 2, 6, 6]) * 5. + 3.;
         let _ = tiles.get(0).get(4).fill_(7.);
-        let (var, mean) = normalize_tiles(&tiles).unwrap().var_mean_dim([2i64, 3, 4].as_slice(), false, false);
+        let (var, mean) =
+            normalize_tiles(&tiles).unwrap().var_mean_dim([2i64, 3, 4].as_slice(), false, false);
         let expected = Tensor::from_slice(&[1f32, 1., 1., 1., 0., 1., 1., 1., 1.]);
         assert!(var.view(-1).allclose(&expected, 0., 1e-5, false), "{var:?}");
         assert!(f64::try_from(mean.abs().max()).unwrap() < 1e-5);
@@ -450,7 +456,8 @@ mod tests {
     #[test]
     fn equal_logits_have_the_loss_of_chance() {
         let found = stubborn(3, 0.).validate(&Views(vec![pixels(8, 12)])).unwrap();
-        let found: Vec<(&str, f64)> = found.iter().map(|(k, x)| (k.as_str(), f64::try_from(x).unwrap())).collect();
+        let found: Vec<(&str, f64)> =
+            found.iter().map(|(k, x)| (k.as_str(), f64::try_from(x).unwrap())).collect();
         assert!(found[0].0 == "loss" && (found[0].1 - 4f64.ln()).abs() < 1e-6, "{found:?}");
         assert_eq!(found[1..], [("accuracy", 0.25), ("chance", 0.25)]);
     }

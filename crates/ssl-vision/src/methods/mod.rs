@@ -155,6 +155,7 @@ macro_rules! methods {
 }
 
 methods! {
+    barlow_twins::BarlowTwins,
     byol::Byol,
     dino::Dino,
     jigsaw::Jigsaw,
@@ -162,6 +163,7 @@ methods! {
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
+    vicreg::VicReg,
 }
 
 /// Numbers that a stage may give a linear probe, at most.

@@ -153,7 +153,7 @@ impl Default for VitConfig {
 }
 
 impl VitConfig {
-    /// Checks the numbers that no part of the network checks.
+    /// Checks the numbers.
     pub(super) fn check(&self) -> Result<()> {
         let VitConfig { image_size, patch_size, channels, .. } = *self;
         for (name, number) in [("channels", channels), ("patch_size", patch_size), ("image_size", image_size)]
@@ -165,6 +165,10 @@ impl VitConfig {
         if image_size % patch_size != 0 {
             let message = format!("expected a multiple of the patch size {patch_size}, got {image_size}");
             return Err(Error::config("image_size", message));
+        }
+        if !(0. ..1.).contains(&self.drop_path) {
+            let message = format!("expected a number from 0 to below 1, got {}", self.drop_path);
+            return Err(Error::config("drop_path", message));
         }
         self.arch.fits().map(|_| ()).ok_or_else(|| VitArch::unknown(self.arch))
     }
