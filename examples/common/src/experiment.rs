@@ -160,6 +160,10 @@ impl Experiment<'_> {
         // The run is safe in its last checkpoint: from here on Ctrl-C ends the program at once.
         self.stop.store(true, Ordering::Relaxed);
         let eval_began = Instant::now();
+        // Before the statistics are taken anew: the pretext task has inputs of its own, such as tiles.
+        let pretext =
+            if self.flags.no_eval { json!({}) } else { self.pretext(method.as_ref(), &parts.held_out)? };
+        let look = self.look(method.as_ref(), parts)?;
         let calibrated = calibrate(method.as_ref(), parts.train, &self.machine, self.config.seed)?;
         self.write_encoder(method.as_ref(), &parts.encoder, &parts.preprocess)?;
         for line in unreadable.fresh() {
@@ -188,6 +192,7 @@ impl Experiment<'_> {
         } else {
             self.evaluate(parts, method.as_ref(), calibrated)?
         };
+        let found = with_pretext(pretext, found);
         let eval = eval_began.elapsed().as_secs_f64();
         let trained = (steps - first.min(steps)) * parts.config.batch_size as u64;
         let round = |x: f64| (x * 100.).round() / 100.;
@@ -203,7 +208,7 @@ impl Experiment<'_> {
         self.dir.write_json("summary.json", &summary)?;
         let sets = (parts.train, parts.test.unwrap_or(parts.train));
         let mut figures = parts.figures.clone();
-        figures.extend(self.look(method.as_ref(), parts)?);
+        figures.extend(look);
         let (evaluation, method) = (evaluation.as_ref(), method.as_ref());
         report::write(self.dir, &summary, evaluation, &figures, method, sets, &self.machine)?;
         Ok(Outcome::Finished(summary))
@@ -301,10 +306,6 @@ impl Experiment<'_> {
             }
         };
         let mut result = json!({});
-        let pretext = self.pretext(method, &parts.held_out)?;
-        if pretext.as_object().is_some_and(|object| !object.is_empty()) {
-            merge(&mut result, json!({"pretext": pretext}));
-        }
         let Some(test) = parts.test else {
             say("no test examples: the probes are left out");
             return Ok((None, result));
@@ -495,6 +496,16 @@ fn online<I: Batch>(train: &dyn Examples<I>, seed: u64) -> Result<Option<(Labell
         return Ok(None);
     }
     Ok(Some(((train.inputs(bank)?, voters), (train.inputs(&queries)?, of(&queries)))))
+}
+
+/// What was found on the pretext task, if anything, before the rest.
+fn with_pretext(pretext: Value, found: Value) -> Value {
+    let mut all = json!({});
+    if pretext.as_object().is_some_and(|object| !object.is_empty()) {
+        merge(&mut all, json!({"pretext": pretext}));
+    }
+    merge(&mut all, found);
+    all
 }
 
 /// Adds the fields of one JSON object to another.
