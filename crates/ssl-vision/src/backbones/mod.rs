@@ -6,6 +6,7 @@ mod vit;
 
 pub use encoder::{Encoder, EncoderConfig, Encoders};
 pub use resnet::{Arch, ResNet, ResNetConfig, Stem};
+pub(crate) use vit::sincos_positions;
 pub use vit::{Pool, Positions, Vit, VitArch, VitConfig};
 
 use ssl_core::{Mode, Result};
