@@ -109,6 +109,8 @@ impl CommonFlags {
             };
         }
         train.validate()?;
+        // Not only after the training.
+        self.finetune_options(0)?;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! The common protocol on a frozen encoder, beside its floors.
-use crate::Machine;
+use crate::{LabelledSource, Machine};
 use anyhow::Result;
 use rand::seq::index;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use ssl_core::{Batch, Method, Mode, no_grad, rng};
 use tch::Tensor;
 
 /// Clean examples that can be embedded, in a fixed order.
-pub trait Examples<I> {
+pub trait Examples<I>: Sync {
     /// Number of examples.
     fn len(&self) -> usize;
 
@@ -30,6 +30,22 @@ pub trait Examples<I> {
     /// When one cannot be read.
     fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor>;
 
+    /// Random views of the examples at `rows` with their labels, to fine-tune on; none fine-tunes on clean examples.
+    ///
+    /// # Errors
+    /// When the views are out of range.
+    fn views(
+        &self,
+        _rows: &[usize],
+        _batch_size: usize,
+        _seed: u64,
+    ) -> ssl_core::Result<Option<LabelledSource<'_, I>>>
+    where
+        I: Batch,
+    {
+        Ok(None)
+    }
+
     /// The labels, if there are any.
     fn labels(&self) -> Option<Vec<i64>>;
 
@@ -44,7 +60,7 @@ pub trait Examples<I> {
 }
 
 /// Examples of one forward pass of the evaluation.
-const BLOCK: usize = 500;
+pub(crate) const BLOCK: usize = 500;
 /// Examples from which the statistics of normalization layers are taken anew.
 const CALIBRATION: usize = 10_000;
 /// The tag of the stream of random numbers that draws them.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressDrawTarget;
 use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
-use ssl_core::eval::{CollapseAlarm, Features, LinearOptions, Options, linear};
+use ssl_core::eval::{CollapseAlarm, Features, Layer, LinearOptions, Options, linear};
 use ssl_core::hooks::{Checkpoints, CollapseWatch, OnCollapse, OnlineKnn};
 use ssl_core::optim::Optimizer;
 use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
@@ -46,6 +46,8 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub unreadable: &'a dyn Fn() -> Vec<String>,
     /// How to prepare an input for the encoder: written into `encoder.safetensors`.
     pub preprocess: Value,
+    /// Where a variable of the encoder lies, by its name: fine-tuning changes the first layers least.
+    pub layer_of: &'a dyn Fn(&str) -> Layer,
     /// Whether to probe every stage of the encoder, not the last one only.
     pub probe_stages: bool,
     /// Writes what the method makes of held-out examples ([`Method::look`]) into the run's directory, and shows it.
@@ -229,7 +231,7 @@ impl Experiment<'_> {
         Ok(())
     }
 
-    fn prefetch(&self) -> usize {
+    pub(crate) fn prefetch(&self) -> usize {
         // On the CPU the step uses every core, and a thread beside it makes its barriers wait.
         self.flags.prefetch.unwrap_or(if self.machine.device.is_cuda() { 3 } else { 0 })
     }
@@ -300,11 +302,7 @@ impl Experiment<'_> {
         method: &DynMethod<B, I>,
         calibrated: usize,
     ) -> Result<(Option<Evaluation>, Value)> {
-        let say = |text: &str| {
-            if !self.flags.quiet {
-                eprintln!("{text}");
-            }
-        };
+        let say = |text: &str| self.say(text);
         let mut result = json!({});
         let Some(test) = parts.test else {
             say("no test examples: the probes are left out");
@@ -336,11 +334,19 @@ impl Experiment<'_> {
             let stages = json!({"linear": trained, "random_init_recalibrated": recalibrated, "random_init_untouched": untouched, "train_examples": STAGE_EXAMPLES.min(parts.train.len())});
             merge(&mut result, json!({"stages": stages}));
         }
+        self.finetune(parts, method, test, &mut result)?;
         Ok((Some(evaluation), result))
     }
 
+    /// Tells the person at the terminal.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.flags.quiet {
+            eprintln!("{text}");
+        }
+    }
+
     /// The same method with the weights it began with.
-    fn untrained<B: Batch + 'static, I: Batch + 'static>(
+    pub(crate) fn untrained<B: Batch + 'static, I: Batch + 'static>(
         &self,
         parts: &Parts<'_, B, I>,
     ) -> Result<Box<DynMethod<B, I>>> {

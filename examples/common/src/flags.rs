@@ -1,4 +1,5 @@
 //! The flags that every example has, and those made from a method's configuration.
+use crate::Percents;
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args};
 use schemars::Schema;
@@ -78,6 +79,15 @@ pub struct CommonFlags {
     /// Leaves the floors (random initialization, raw input) out of the evaluation.
     #[arg(long)]
     pub no_floors: bool,
+    /// Also fine-tunes the encoder, and the random one, on so many percent of the labels [default: 1,10,100].
+    #[arg(long, value_name = "PERCENT,..", num_args = 0..=1, default_missing_value = "1,10,100", conflicts_with = "no_eval")]
+    pub finetune: Option<Percents>,
+    /// Passes of a fine-tuning over its labels [default: 10]; of few labels so many that there are 300 steps.
+    #[arg(long, value_name = "N", requires = "finetune")]
+    pub finetune_epochs: Option<f64>,
+    /// What each layer down from the classifier multiplies the rate of a fine-tuning by [default: 0.75].
+    #[arg(long, value_name = "FACTOR", requires = "finetune")]
+    pub layer_decay: Option<f64>,
     /// Steps between checkpoints [default: a tenth of the run].
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<u64>,

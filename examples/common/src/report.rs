@@ -43,6 +43,10 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
         }
         page.evaluation("Frozen encoder and its floors, % right", &rows, floors.as_ref().map(|f| f.majority));
     }
+    let tuned = fine_tuned(summary);
+    if !tuned.is_empty() {
+        page.facts("Fine-tuned, % right", &tuned);
+    }
     for (heading, figure) in figures {
         page.figures(heading, &[vec![figure.clone()]])?;
     }
@@ -87,6 +91,21 @@ fn facts(summary: &Value) -> Vec<(String, String)> {
         Some((name.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), String::from)))
     };
     names.into_iter().filter_map(fact).collect()
+}
+
+/// What fine-tuning reached with each part of the labels, beside the same from random weights.
+fn fine_tuned(summary: &Value) -> Vec<(String, String)> {
+    let found = |path: &str| summary.pointer(path).and_then(Value::as_object);
+    let floors = found("/floors/random_init/finetune");
+    let percent =
+        |of: &Value| of.get("accuracy").and_then(Value::as_f64).map(|share| format!("{:.1}", 100. * share));
+    let fact = |(part, encoder): (&String, &Value)| {
+        let labels = encoder.get("labels").map(Value::to_string).unwrap_or_default();
+        let random = floors.and_then(|floors| percent(floors.get(part)?));
+        let beside = random.map(|random| format!(" (random initialization: {random})")).unwrap_or_default();
+        Some((format!("{part} % of the labels ({labels})"), percent(encoder)? + &beside))
+    };
+    found("/eval/finetune").into_iter().flatten().filter_map(fact).collect()
 }
 
 /// The features on the plane of their largest variance, in the colors of their labels.

@@ -2,13 +2,13 @@
 use anyhow::{Result, ensure};
 use ssl_core::checkpoint::write_atomically;
 use ssl_core::report::Figure;
-use ssl_core::{Source, Views, mix};
-use ssl_examples::{Examples, RunDir};
+use ssl_core::{Pair, Source, Views, mix};
+use ssl_examples::{Examples, LabelledSource, RunDir};
 use ssl_vision::readers::{Options, Split, open};
 use ssl_vision::{Augment, Clean, ImageDataset, Recipe, Subset, ViewSource, grid_png};
 use std::path::Path;
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Side of the raw images that serve as a floor, in pixels.
 const RAW: usize = 32;
@@ -21,6 +21,8 @@ const MOST: usize = 10_000;
 const HELD_BACK: u64 = 0;
 /// Apart from the training views, also where there is no test set.
 const HELD_OUT: u64 = 107;
+/// Apart from both.
+const TUNED: u64 = 108;
 
 /// A training set, and a test set where the data has one.
 #[derive(Debug)]
@@ -100,11 +102,15 @@ impl Images {
     }
 
     pub(crate) fn train_examples(&self, clean: &Clean) -> CleanImages {
-        CleanImages { images: self.train(), clean: clean.clone() }
+        CleanImages { images: self.train(), clean: clean.clone(), views: None }
     }
 
     pub(crate) fn test_examples(&self, clean: &Clean) -> Option<CleanImages> {
-        self.test.as_ref().map(|test| CleanImages { images: Arc::clone(test), clean: clean.clone() })
+        self.test.as_ref().map(|test| CleanImages {
+            images: Arc::clone(test),
+            clean: clean.clone(),
+            views: None,
+        })
     }
 }
 
@@ -113,6 +119,7 @@ impl Images {
 pub(crate) struct CleanImages {
     images: Arc<dyn ImageDataset>,
     clean: Clean,
+    views: Option<(Augment, Option<Device>)>,
 }
 
 impl Examples<Tensor> for CleanImages {
@@ -128,6 +135,25 @@ impl Examples<Tensor> for CleanImages {
     fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
         let x = self.pixels(RAW).batch(self.images.as_ref(), indices)?;
         Ok(x.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
+    }
+
+    fn views(
+        &self,
+        rows: &[usize],
+        batch_size: usize,
+        seed: u64,
+    ) -> ssl_core::Result<Option<LabelledSource<'_, Tensor>>> {
+        let (Some((view, device)), Some(labels)) = (&self.views, self.images.labels()) else {
+            return Ok(None);
+        };
+        let images = Arc::new(Subset::new(Arc::clone(&self.images), rows.to_vec())?);
+        let source = ViewSource::new(images, vec![view.clone()], batch_size, mix(seed, TUNED))?;
+        let source = match *device {
+            Some(device) => source.on_device(device)?,
+            None => source,
+        };
+        let labels = rows.iter().filter_map(|&row| labels.get(row).copied()).collect();
+        Ok(Some(Box::new(LabelledViews { source, labels })))
     }
 
     fn labels(&self) -> Option<Vec<i64>> {
@@ -147,11 +173,40 @@ impl Examples<Tensor> for CleanImages {
 }
 
 impl CleanImages {
+    /// Fine-tunes on random crops of at least half of an image, mirrored or not, instead of the images themselves; made
+    /// on `device` if there is one.
+    pub(crate) fn with_crops(self, device: Option<Device>) -> Self {
+        let crops = Augment { crop_scale: [0.5, 1.], ..Augment::crop_and_flip(self.clean.size) };
+        let views = Some((crops.normalized(&self.clean.mean, &self.clean.std), device));
+        CleanImages { views, ..self }
+    }
+
     /// Images of full scale 1: of their own size where they share one, at most so large.
     fn pixels(&self, most: usize) -> Clean {
         let size = self.images.size().map_or(most, |(width, height)| width.max(height).min(most));
         let channels = self.images.channels();
         Clean { size, mean: vec![0.; channels], std: vec![1.; channels] }
+    }
+}
+
+/// One random view of each image, with its label.
+struct LabelledViews {
+    source: ViewSource,
+    labels: Vec<i64>,
+}
+
+impl Source for LabelledViews {
+    type Batch = Pair<Tensor, Tensor>;
+
+    fn batches_per_epoch(&self) -> u64 {
+        self.source.batches_per_epoch()
+    }
+
+    fn batch(&self, epoch: u64, index: u64) -> ssl_core::Result<Self::Batch> {
+        let rows = self.source.indices(epoch, index)?;
+        let labels: Vec<i64> = rows.iter().filter_map(|&row| self.labels.get(row).copied()).collect();
+        let Views(mut views) = self.source.views(epoch, index)?;
+        Ok(Pair(views.swap_remove(0), Tensor::f_from_slice(&labels)?))
     }
 }
 

@@ -54,7 +54,7 @@ fn command() -> Command {
         .subcommands(methods)
 }
 
-fn vision_flags() -> [Arg; 7] {
+fn vision_flags() -> [Arg; 8] {
     [
         Arg::new("encoder")
             .long("encoder")
@@ -89,6 +89,12 @@ fn vision_flags() -> [Arg; 7] {
             .value_parser(value_parser!(usize))
             .default_value("2000")
             .help("Test images on which the pretext task itself is measured"),
+        Arg::new("finetune-views")
+            .long("finetune-views")
+            .value_name("WHICH")
+            .value_parser(["crops", "clean"])
+            .default_value("crops")
+            .help("What is fine-tuned on: crops of half an image and more, mirrored or not, or the images themselves"),
     ]
 }
 
@@ -165,6 +171,9 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         eprintln!("{}", describe(&config, &recipe, &images, &dir));
     }
     let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
+    let on_device = (recipe.augment_on == AugmentOn::Device).then_some(machine.device);
+    let crops = matches.get_one::<String>("finetune-views").is_some_and(|views| views == "crops");
+    let train = if crops { train.with_crops(on_device) } else { train };
     let parts = Parts {
         build: &build,
         start: &start,
@@ -175,6 +184,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         config: recipe.train.clone(),
         encoder: recipe.encoder.name(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
+        layer_of: &|name| recipe.encoder.layer_of(name),
         unreadable: &|| images.unreadable(),
         show: &|rows| data::write_look(&dir, rows, &recipe.pixels),
         figures: vec![(

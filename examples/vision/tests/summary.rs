@@ -115,6 +115,54 @@ fn the_configuration_of_a_run_makes_the_same_encoder_again() {
 }
 
 #[test]
+fn an_encoder_is_fine_tuned_on_parts_of_the_labels_beside_a_random_one() {
+    let (root, ..) = scene(&[]);
+    let flags = ["--eval-only", "--finetune", "10,50", "--finetune-epochs", "2", "--layer-decay", "0.5"];
+    let ended = run(&mut resume(root.path(), &flags));
+    let summary = parse(ended.succeeds());
+    let encoder = fs::read(root.path().join("run/encoder.safetensors")).unwrap();
+    for place in ["/eval", "/floors/random_init"] {
+        let found = summary.pointer(&format!("{place}/finetune")).unwrap();
+        assert_eq!(found.as_object().unwrap().keys().collect::<Vec<_>>(), ["10", "50"]);
+        for (percent, labels) in [("10", 20), ("50", 100)] {
+            let found = &found[percent];
+            assert_eq!(
+                (&found["labels"], &found["steps"], &found["n_test"]),
+                (&labels.into(), &300.into(), &40.into())
+            );
+            // Four classes of stripes, which a network learns at once.
+            assert!(found["accuracy"].as_f64().unwrap() > 0.5, "{place}: {found}");
+            assert_eq!(found["inputs"], "random views");
+        }
+    }
+    assert_eq!(summary["eval"]["finetune_settings"]["layer_decay"], 0.5);
+    let report = fs::read_to_string(root.path().join("run/report.html")).unwrap();
+    assert!(report.contains("10 % of the labels (20)"), "the report leaves it out");
+
+    let flags =
+        ["--eval-only", "--no-floors", "--finetune", "--finetune-views", "clean", "--finetune-epochs", "1"];
+    let all = parse(run(&mut resume(root.path(), &flags)).succeeds());
+    let found = all["eval"]["finetune"].as_object().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["1", "10", "100"]);
+    assert_eq!((&found["1"]["labels"], &found["1"]["inputs"]), (&4.into(), &"clean".into()));
+    assert_eq!(all["eval"]["linear"], summary["eval"]["linear"], "what else is measured stays as it was");
+    assert!(fs::read(root.path().join("run/encoder.safetensors")).unwrap() == encoder);
+
+    for (flags, status, part) in [
+        (["--finetune", "0"], 2, "expected percentages above 0 and at most 100, got \"0\""),
+        (
+            ["--finetune=1", "--layer-decay=2"],
+            1,
+            "--finetune: layer_decay: expected a number above 0 and at most 1, got 2",
+        ),
+    ] {
+        let ended = run(resume(root.path(), &["--eval-only"]).args(flags));
+        let line = ended.fails(status);
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
 fn half_a_run_is_measured_as_what_it_is_and_none_not_at_all() {
     let (root, ..) = scene(&["--checkpoint-every", "20"]);
     let checkpoints = root.path().join("run/checkpoints");

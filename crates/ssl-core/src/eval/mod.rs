@@ -1,4 +1,5 @@
-//! The one protocol of evaluation, for features of any origin: a frozen encoder, raw inputs, another program.
+//! The one protocol of evaluation, for features of any origin: a frozen encoder, raw inputs, another program; and
+//! fine-tuning of a method's encoder ([`Finetune`]).
 //!
 //! ```
 //! use ssl_core::eval::{Features, Options, evaluate};
@@ -17,10 +18,13 @@ mod stream {
     pub(super) const HELD_BACK: u64 = 201;
     pub(super) const FEW_SHOT: u64 = 202;
     pub(super) const HEALTH: u64 = 203;
+    pub(super) const LABELLED: u64 = 204;
+    pub(super) const LABELLED_ORDER: u64 = 205;
 }
 
 mod features;
 mod few_shot;
+mod finetune;
 mod health;
 mod knn;
 mod lbfgs;
@@ -30,6 +34,7 @@ mod protocol;
 
 pub use features::Features;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
+pub use finetune::{Finetune, FinetuneOptions, Finetuned, Labelled, Layer, draw_share};
 pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, uniformity};
 pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};
 pub use linear::{Linear, LinearOptions, linear};

@@ -2,7 +2,7 @@
 //!
 //! Source: each optimizer's file names its own.
 use super::{AdamW, AdamWConfig, Flat, Group, Lamb, LambConfig, Lars, LarsConfig, Optimizer, Sgd, SgdConfig};
-use crate::Result;
+use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,6 +49,28 @@ impl OptimizerConfig {
     /// As [`OptimizerConfig::build_grouped`].
     pub fn build(&self, named: BTreeMap<String, Tensor>) -> Result<Box<dyn Optimizer>> {
         self.build_grouped(named, &|name, parameter| Group::by_shape(name, parameter, &[]))
+    }
+
+    /// As [`OptimizerConfig::build`], each parameter's learning rate multiplied by the `factor` of its name, as in
+    /// layer-wise decay. Parameters of equal factors lie side by side, so an update takes two kernels per factor at
+    /// most; a factor of 1 everywhere changes nothing. Factors are no state: they come from the names again.
+    ///
+    /// # Errors
+    /// `Error::Config` when a factor is negative or not finite; as [`OptimizerConfig::build_grouped`].
+    pub fn build_scaled(
+        &self,
+        named: BTreeMap<String, Tensor>,
+        factor: &dyn Fn(&str) -> f64,
+    ) -> Result<Box<dyn Optimizer>> {
+        let unusable = |factor: f64| !(factor >= 0. && factor.is_finite());
+        if let Some(name) = named.keys().find(|name| unusable(factor(name))) {
+            let message = format!("expected at least 0, got {} for {name}", factor(name));
+            return Err(Error::config("factor", message));
+        }
+        self.build_grouped(named, &|name, parameter| Group {
+            lr_scale: factor(name),
+            ..Group::by_shape(name, parameter, &[])
+        })
     }
 
     /// An optimizer over what requires a gradient in `named`, each parameter in the group that `group` gives it.

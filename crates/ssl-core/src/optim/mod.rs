@@ -246,6 +246,67 @@ mod tests {
         assert!(named["weight"].equal(&parameters()["weight"]));
     }
 
+    /// Values of all parameters after some steps, each beside the factor of its name.
+    fn scaled(
+        config: OptimizerConfig,
+        factor: &dyn Fn(&str) -> f64,
+        steps: usize,
+    ) -> BTreeMap<String, Tensor> {
+        let named = parameters();
+        let mut optimizer = config.build_scaled(named.iter().map(copied).collect(), factor).unwrap();
+        run(optimizer.as_mut(), &named, steps);
+        named.into_iter().map(|(name, x)| (name, x.detach())).collect()
+    }
+
+    #[test]
+    fn a_factor_of_one_is_the_same_optimizer_to_the_last_bit() {
+        for config in all() {
+            let named = parameters();
+            let mut plain = config.build(named.iter().map(copied).collect()).unwrap();
+            run(plain.as_mut(), &named, 5);
+            let same = scaled(config, &|_| 1., 5);
+            assert!(named.iter().all(|(name, x)| x.equal(&same[name])), "{config:?}");
+            assert_eq!(plain.flat().groups().len(), 2, "a kernel for what decays and one for what does not");
+        }
+    }
+
+    #[test]
+    fn a_factor_scales_the_update_of_its_parameter_alone() {
+        let factor = |name: &str| if name == "weight" { 0.25 } else { 1. };
+        // solo-learn's LARS cuts its trust ratio by the rate, so there the update is not in proportion.
+        let solo = OptimizerConfig::Lars(LarsConfig::solo());
+        for config in all().into_iter().filter(|config| *config != solo) {
+            let (start, whole, part) = (parameters(), scaled(config, &|_| 1., 1), scaled(config, &factor, 1));
+            for (name, from) in &start {
+                let [whole, part] = [&whole, &part].map(|to| &to[name] - from);
+                assert!(f64::try_from(whole.abs().max()).unwrap() > 0., "{config:?}: {name} stays");
+                let expected: Tensor = whole * factor(name);
+                assert!(part.allclose(&expected, 1e-3, 1e-7, false), "{config:?}: {name}");
+            }
+        }
+        let negative = OptimizerConfig::adamw().build_scaled(parameters(), &|_| -1.).unwrap_err().to_string();
+        assert_eq!(negative, "factor: expected at least 0, got -1 for bias");
+    }
+
+    #[test]
+    fn the_state_of_an_optimizer_with_factors_resumes_to_the_last_bit() {
+        let factor = |name: &str| if name == "weight" { 0.5 } else { 2. };
+        for config in all() {
+            let build = |named: &BTreeMap<String, Tensor>| {
+                config.build_scaled(named.iter().map(copied).collect(), &factor).unwrap()
+            };
+            let (named, fresh) = (parameters(), parameters());
+            let (mut first, mut second) = (build(&named), build(&fresh));
+            run(first.as_mut(), &named, 5);
+            no_grad(|| {
+                named.iter().for_each(|(name, x)| fresh[name].shallow_clone().copy_(x));
+                let saved: BTreeMap<_, _> = first.state().unwrap().into_iter().collect();
+                second.state().unwrap().into_iter().for_each(|(name, mut to)| to.copy_(&saved[&name]));
+            });
+            assert_eq!(run(first.as_mut(), &named, 5), run(second.as_mut(), &fresh, 5), "{config:?}");
+        }
+    }
+
     #[test]
     fn numbers_out_of_range_are_named() {
         let refused = |text: &str| {

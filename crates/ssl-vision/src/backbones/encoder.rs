@@ -9,6 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use ssl_core::checkpoint::{copy_into, read_tensors};
+use ssl_core::eval::Layer;
 use ssl_core::{Error, Mode, Result};
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
@@ -95,6 +96,14 @@ impl EncoderConfig {
         match self {
             EncoderConfig::ResNet(config) => config.channels,
             EncoderConfig::Vit(config) => config.channels,
+        }
+    }
+
+    /// Where a variable of the encoder lies, by its name without what is before it in a store: fine-tuning changes the
+    /// first layers least.
+    pub fn layer_of(&self, name: &str) -> Layer {
+        match self {
+            EncoderConfig::ResNet(config) => config.layer_of(name),
         }
     }
 

@@ -5,6 +5,7 @@
 use super::Backbone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use ssl_core::eval::Layer;
 use ssl_core::nn::{BatchNorm, Conv2d, ConvOptions, Module, kaiming_normal_fan_out};
 use ssl_core::{Error, Mode, Result, dims4};
 use std::fmt;
@@ -93,6 +94,14 @@ pub struct ResNetConfig {
     pub stem: Stem,
     /// Channels of the images.
     pub channels: i64,
+}
+
+impl ResNetConfig {
+    /// Where a variable of that name lies: the stem at 0, the stages at 1 to 4, a classifier at 5.
+    pub fn layer_of(&self, name: &str) -> Layer {
+        let stage = STAGE_NAMES.iter().position(|stage| name.starts_with(stage));
+        Layer { depth: stage.map_or(0, |stage| stage + 1), of: STAGE_NAMES.len() + 1 }
+    }
 }
 
 /// A ResNet without its classifier.
@@ -281,6 +290,19 @@ mod tests {
             "layer4.2.bn2.weight",
         ] {
             assert!(names.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_variable_lies_in_the_stem_or_in_a_stage() {
+        let (vars, _) = build(Arch::ResNet50, Stem::ImageNet);
+        let config = ResNetConfig { arch: Arch::ResNet50, stem: Stem::ImageNet, channels: 3 };
+        for name in vars.variables().keys() {
+            let depth = match name.split_once('.').unwrap().0 {
+                "conv1" | "bn1" => 0,
+                stage => stage.strip_prefix("layer").unwrap().parse().unwrap(),
+            };
+            assert_eq!(config.layer_of(name), Layer { depth, of: 5 }, "{name}");
         }
     }
 
