@@ -104,6 +104,7 @@ impl EncoderConfig {
     pub fn layer_of(&self, name: &str) -> Layer {
         match self {
             EncoderConfig::ResNet(config) => config.layer_of(name),
+            EncoderConfig::Vit(config) => config.layer_of(name),
         }
     }
 

@@ -183,8 +183,11 @@ pub fn find(name: &str) -> Result<&'static Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbones::EncoderConfig;
     use serde_json::json;
-    use tch::Device;
+    use ssl_core::eval::{Finetune, FinetuneOptions, Labelled, Layer};
+    use ssl_core::{Loader, Precision};
+    use tch::{Device, Kind};
 
     #[test]
     fn every_recipe_builds_its_method() {
@@ -199,6 +202,45 @@ mod tests {
                 let method = entry.build(&recipe.method, &encoders).unwrap();
                 assert!(!method.views().is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn every_encoder_can_be_fine_tuned_in_all_its_layers() {
+        let labels = [0, 1, 2, 0, 1, 2];
+        let pictures = |rows: &[usize]| {
+            let size = [rows.len() as i64, 1, 28, 28];
+            Ok(Tensor::f_arange(size.iter().product::<i64>(), (Kind::Float, Device::Cpu))?
+                .f_sin()?
+                .f_view(size)?)
+        };
+        let train = Labelled::shuffled(&pictures, &labels, &[0, 1, 2, 3, 4, 5], 6, 0).unwrap();
+        let test = Labelled::in_order(&pictures, &labels, 6).unwrap();
+        for entry in ALL {
+            let recipe = entry.recipe("fashion-mnist").unwrap();
+            let small =
+                if recipe.encoder.name().starts_with("vit") { "vit_d24_l2_h3" } else { "resnet10_w4" };
+            let encoder = EncoderConfig::named(small, &recipe.encoder, 28).unwrap();
+            let method = entry.build(&recipe.method, &Encoders::new(encoder.clone(), Device::Cpu)).unwrap();
+            let layers: Vec<Layer> = method.encoder().keys().map(|name| encoder.layer_of(name)).collect();
+            assert!(
+                (0..layers[0].of).all(|depth| layers.iter().any(|layer| layer.depth == depth)),
+                "{layers:?}"
+            );
+            let before = method.embed(&pictures(&[0]).unwrap()).unwrap();
+            let options = FinetuneOptions { epochs: 2., min_steps: 0, ..FinetuneOptions::default() };
+            let found = Finetune {
+                options,
+                classes: 3,
+                layer_of: &|name| encoder.layer_of(name),
+                loader: Loader { device: Device::Cpu, prefetch: 0 },
+                precision: Precision::Fp32,
+            }
+            .run(method.as_ref(), &train, &test)
+            .unwrap_or_else(|error| panic!("{}: {error}", entry.info.name));
+            assert_eq!((found.steps, found.n_test), (2, 6));
+            let after = method.embed(&pictures(&[0]).unwrap()).unwrap();
+            assert!(before.equal(&after), "{}: the encoder is another one", entry.info.name);
         }
     }
 

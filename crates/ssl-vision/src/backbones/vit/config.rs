@@ -1,6 +1,7 @@
 //! The shape of a Vision Transformer.
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use ssl_core::eval::Layer;
 use ssl_core::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -153,6 +154,23 @@ impl Default for VitConfig {
 }
 
 impl VitConfig {
+    /// Where a variable of that name lies: patches, positions and class token at 0, the blocks from 1 on, the last
+    /// normalization beside a classifier.
+    ///
+    /// # Source
+    /// `get_layer_id_for_vit` of `facebookresearch/mae`, `util/lr_decay.py`.
+    pub fn layer_of(&self, name: &str) -> Layer {
+        let of = self.arch.shape().1.max(0) as usize + 1;
+        let block =
+            name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let depth = match block {
+            Some(block) => block + 1,
+            None if name.starts_with("norm.") || name.starts_with("fc_norm.") => of,
+            None => 0,
+        };
+        Layer { depth, of }
+    }
+
     /// Checks the numbers.
     pub(super) fn check(&self) -> Result<()> {
         let VitConfig { image_size, patch_size, channels, .. } = *self;
@@ -176,7 +194,9 @@ impl VitConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Vit;
     use super::*;
+    use tch::{Device, nn::VarStore};
 
     #[test]
     fn names_give_shapes_and_come_back() {
@@ -197,6 +217,26 @@ mod tests {
                 message.starts_with("encoder: expected vit_tiny,") && message.ends_with(name),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn every_variable_lies_before_in_or_behind_the_blocks() {
+        for pool in [Pool::Token, Pool::Mean] {
+            let arch = "vit_d8_l11_h1".parse().unwrap();
+            let config =
+                VitConfig { arch, image_size: 4, patch_size: 2, channels: 1, pool, ..VitConfig::default() };
+            let vars = VarStore::new(Device::Cpu);
+            Vit::new(&vars.root(), &config).unwrap();
+            for name in vars.variables().keys() {
+                let depth = match name.split('.').collect::<Vec<_>>()[..] {
+                    ["cls_token" | "pos_embed"] | ["patch_embed", ..] => 0,
+                    ["blocks", index, ..] => 1 + index.parse::<usize>().unwrap(),
+                    ["norm" | "fc_norm", _] => 12,
+                    _ => panic!("{name} is new"),
+                };
+                assert_eq!(config.layer_of(name), Layer { depth, of: 12 }, "{name}");
+            }
         }
     }
 
