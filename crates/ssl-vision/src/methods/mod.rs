@@ -159,6 +159,7 @@ methods! {
     byol::Byol,
     dino::Dino,
     jigsaw::Jigsaw,
+    mae::Mae,
     moco_v2::MoCoV2,
     multi::Multi,
     rotation::Rotation,
