@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn a_cut_normal_has_the_statistics_of_timms() {
-        // timm 1.0.31, trunc_normal_(torch.empty(1000, 1000), std=s).std() over five seeds: 0.01997 to 0.02002 for 0.02,
-        // 0.8787 to 0.8804 for 1, 1.1194 to 1.1216 for 3; the largest 0.095 to 0.102, 2 and 2.
+        // timm 1.0.31, trunc_normal_(torch.empty(1000, 1000), std=s).std() over five seeds: 0.01997 to 0.02002 for
+        // 0.02, 0.8787 to 0.8804 for 1, 1.1194 to 1.1216 for 3; the largest 0.095 to 0.102, 2 and 2.
         for (std, expected, largest) in [(0.02, 0.02, 0.1085), (1., 0.8796, 2.), (3., 1.1204, 2.)] {
             let (mean, got, most) = drawn(&[1000, 1000], |x| trunc_normal(x, std));
             assert!(mean.abs() < 5. * expected / 1000., "std {std}: mean {mean}");

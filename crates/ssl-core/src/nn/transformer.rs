@@ -1,7 +1,7 @@
 //! The block of a transformer and its parts.
 //!
-//! Source: Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>; timm 1.0 `models/vision_transformer.py`; Ba et al.,
-//! 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Touvron et al., 2021 (layer scale):
+//! Source: Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>; timm 1.0 `models/vision_transformer.py`; Ba et
+//! al., 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Touvron et al., 2021 (layer scale):
 //! <https://arxiv.org/abs/2103.17239>.
 use super::{
     Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames, at,

@@ -275,9 +275,9 @@ mod tests {
     #[test]
     fn it_starts_as_timms() {
         let (vars, _) = build(&VitConfig { arch: VitArch::Tiny, ..VitConfig::default() });
-        // timm 1.0.31, standard deviations in vit_tiny_patch16_224 over ten seeds: linear weights 0.0199 to 0.0209 (that
-        // with a weight of -2), pos_embed 0.0200 to 0.0201, cls_token 0.95e-6 to 1.15e-6, patch_embed.proj.weight 0.0208
-        // to 0.0209, its bias 0.0192 to 0.0216.
+        // timm 1.0.31, standard deviations in vit_tiny_patch16_224 over ten seeds: linear weights 0.0199 to 0.0209
+        // (that with a weight of -2), pos_embed 0.0200 to 0.0201, cls_token 0.95e-6 to 1.15e-6, patch_embed.proj.weight
+        // 0.0208 to 0.0209, its bias 0.0192 to 0.0216.
         for (name, x) in vars.variables() {
             let std = f64::try_from(x.std(true)).unwrap();
             let mean = f64::try_from(x.mean(Kind::Double)).unwrap();
