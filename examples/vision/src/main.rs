@@ -12,7 +12,7 @@ use ssl_examples::{
     CommonFlags, DynMethod, Experiment, INTERRUPTED, Machine, Outcome, Parts, RunConfig, RunDir,
 };
 use ssl_examples::{locate_data, method_flags, one_line, read_method_flags, stop_flag};
-use ssl_vision::backbones::{EncoderConfig, Encoders, Stem};
+use ssl_vision::backbones::{Arch, EncoderConfig, Encoders, ResNetConfig, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
 use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
 use std::io::Write;
@@ -59,6 +59,7 @@ fn vision_flags() -> [Arg; 8] {
         Arg::new("encoder")
             .long("encoder")
             .value_name("NAME")
+            .value_parser(encoder_name)
             .help("resnet18, resnet34, resnet50, resnet10_wN (one block a stage, N to 8N channels), vit_tiny, vit_small, vit_base or vit_dD_lL_hH"),
         Arg::new("patch-size")
             .long("patch-size")
@@ -96,6 +97,12 @@ fn vision_flags() -> [Arg; 8] {
             .default_value("crops")
             .help("What is fine-tuned on: crops of half an image and more, mirrored or not, or the images themselves"),
     ]
+}
+
+/// The name of an encoder that there is.
+fn encoder_name(name: &str) -> ssl_core::Result<String> {
+    let like = ResNetConfig { arch: Arch::ResNet18, stem: Stem::ImageNet, channels: 3 };
+    EncoderConfig::named(name, &like.into(), 224).map(|_| name.to_string())
 }
 
 fn list() -> Result<ExitCode> {

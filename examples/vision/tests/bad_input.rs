@@ -252,7 +252,8 @@ fn one_unreadable_picture_in_a_thousand_is_skipped_and_named() {
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
     let out = root.path().join("out");
 
-    let strict = run(tiny(&data).args(["--max-bad", "0.0005", "--quiet", "--out"]).arg(&out));
+    let strict =
+        run(tiny(&data).args(["--max-bad", "0.0005", "--quiet", "--out"]).arg(root.path().join("strict")));
     let parts = [
         "1 of 1000 images cannot be read, more than ",
         "0.0005 allows; the first is ",

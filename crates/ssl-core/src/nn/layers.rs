@@ -163,7 +163,10 @@ mod tests {
         for (name, tensor) in vars.variables() {
             let (lo, hi) = (tensor.min(), tensor.max());
             let (lo, hi) = (f64::try_from(lo).unwrap(), f64::try_from(hi).unwrap());
-            assert!((-0.1..-0.099).contains(&lo) && (0.099..=0.1).contains(&hi), "{name}: {lo} to {hi}");
+            assert!(
+                (-0.10001..-0.099).contains(&lo) && (0.099..=0.10001).contains(&hi),
+                "{name}: {lo} to {hi}"
+            );
         }
         let mut names: Vec<_> = vars.variables().into_keys().collect();
         names.sort();
@@ -189,7 +192,10 @@ mod tests {
         // A fan in of 16 / 4 * 5 * 5.
         for (name, tensor) in vars.variables() {
             let (lo, hi) = (f64::try_from(tensor.min()).unwrap(), f64::try_from(tensor.max()).unwrap());
-            assert!((-0.1..-0.099).contains(&lo) && (0.099..=0.1).contains(&hi), "{name}: {lo} to {hi}");
+            assert!(
+                (-0.10001..-0.099).contains(&lo) && (0.099..=0.10001).contains(&hi),
+                "{name}: {lo} to {hi}"
+            );
         }
         let y = conv.forward(&Tensor::zeros([1, 16, 5, 5], (Kind::Float, Device::Cpu)), Mode::Eval).unwrap();
         assert!(y.flatten(0, -1).equal(&vars.variables()["bias"]), "of zeros the bias is left");
