@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=src/cpp/bridge.cpp");
+    println!("cargo:rerun-if-changed=src/cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     // torch-sys has found libtorch by its own rules and passes the directory on.
     let lib = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB")?);
@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .flag("-std=c++17")
         .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
         .file("src/cpp/bridge.cpp")
+        .file("src/cpp/checkpoint.cpp")
         .compile("ssl_torch_bridge");
     // Cargo puts search paths inside the target directory, and no others, on the path of the dynamic linker when
     // it runs programs, tests and documentation tests. So libtorch's directory is linked into it.

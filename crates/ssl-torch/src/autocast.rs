@@ -10,9 +10,7 @@ use tch::{Device, Kind};
 /// `tch::autocast` does nothing without CUDA and has no choice of dtype.
 #[derive(Debug)]
 pub struct Autocast {
-    cuda: i32,
-    enabled: i32,
-    dtype: i32,
+    before: Setting,
     // The state is the thread's own.
     not_send: PhantomData<*const ()>,
 }
@@ -24,12 +22,12 @@ impl Autocast {
     /// When `kind` is neither `BFloat16` nor `Half`, or libtorch refuses.
     pub fn enter(device: Device, kind: Kind) -> Result<Self> {
         // The numbers of c10::ScalarType.
-        let code = match kind {
+        let dtype = match kind {
             Kind::Half => 5,
             Kind::BFloat16 => 15,
             _ => return Err(Error(format!("mixed precision: expected BFloat16 or Half, got {kind:?}"))),
         };
-        Autocast::set(device, Some(code))
+        Setting { enabled: 1, dtype, ..Setting::now(device)? }.enter()
     }
 
     /// Enters a scope without mixed precision, for a loss inside a scope with it.
@@ -37,26 +35,44 @@ impl Autocast {
     /// # Errors
     /// When libtorch refuses.
     pub fn off(device: Device) -> Result<Self> {
-        Autocast::set(device, None)
-    }
-
-    fn set(device: Device, code: Option<i32>) -> Result<Self> {
-        let cuda = i32::from(device.is_cuda());
-        let (mut enabled, mut dtype) = (0, 0);
-        // SAFETY: the pointers are valid for the call.
-        call(|e| unsafe { ffi::ssl_autocast_state(cuda, &raw mut enabled, &raw mut dtype, e) })?;
-        let on = i32::from(code.is_some());
-        // SAFETY: plain numbers.
-        call(|e| unsafe { ffi::ssl_autocast_enter(cuda, on, code.unwrap_or(dtype), e) })?;
-        Ok(Autocast { cuda, enabled, dtype, not_send: PhantomData })
+        Setting { enabled: 0, ..Setting::now(device)? }.enter()
     }
 }
 
 impl Drop for Autocast {
     fn drop(&mut self) {
+        let Setting { cuda, enabled, dtype } = self.before;
         // Leaving sets three flags of this thread and cannot fail once entering succeeded.
         // SAFETY: plain numbers.
-        let _ = call(|e| unsafe { ffi::ssl_autocast_leave(self.cuda, self.enabled, self.dtype, e) });
+        let _ = call(|e| unsafe { ffi::ssl_autocast_leave(cuda, enabled, dtype, e) });
+    }
+}
+
+/// What mixed precision is set to for a kind of device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    cuda: i32,
+    enabled: i32,
+    dtype: i32,
+}
+
+impl Setting {
+    /// The one of this thread.
+    pub(crate) fn now(device: Device) -> Result<Self> {
+        let cuda = i32::from(device.is_cuda());
+        let (mut enabled, mut dtype) = (0, 0);
+        // SAFETY: the pointers are valid for the call.
+        call(|e| unsafe { ffi::ssl_autocast_state(cuda, &raw mut enabled, &raw mut dtype, e) })?;
+        Ok(Setting { cuda, enabled, dtype })
+    }
+
+    /// Enters a scope with it.
+    pub(crate) fn enter(self) -> Result<Autocast> {
+        let device = if self.cuda == 0 { Device::Cpu } else { Device::Cuda(0) };
+        let before = Setting::now(device)?;
+        // SAFETY: plain numbers.
+        call(|e| unsafe { ffi::ssl_autocast_enter(self.cuda, self.enabled, self.dtype, e) })?;
+        Ok(Autocast { before, not_send: PhantomData })
     }
 }
 

@@ -1,6 +1,6 @@
-//! The C entry points of `cpp/bridge.cpp`, and how their errors come back.
+//! The C entry points of `cpp/`, and how their errors come back.
 #![allow(unsafe_code)]
-use std::ffi::{CStr, c_char, c_double, c_int, c_longlong};
+use std::ffi::{CStr, c_char, c_double, c_int, c_longlong, c_void};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -10,6 +10,11 @@ use torch_sys::C_tensor;
 pub struct Error(pub(crate) String);
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Runs a closure on a tensor that it takes over; returns a new one, or null with a message that `free` frees.
+pub(crate) type Run = unsafe extern "C" fn(*const c_void, *mut C_tensor, *mut *mut c_char) -> *mut C_tensor;
+/// Drops a closure.
+pub(crate) type Release = unsafe extern "C" fn(*mut c_void);
 
 unsafe extern "C" {
     fn ssl_free(text: *mut c_char);
@@ -21,6 +26,16 @@ unsafe extern "C" {
     ) -> c_int;
     pub(crate) fn ssl_autocast_enter(cuda: c_int, on: c_int, dtype: c_int, e: *mut *mut c_char) -> c_int;
     pub(crate) fn ssl_autocast_leave(cuda: c_int, on: c_int, dtype: c_int, e: *mut *mut c_char) -> c_int;
+    pub(crate) fn ssl_is_recorded(x: *const C_tensor, recorded: *mut c_int, e: *mut *mut c_char) -> c_int;
+    pub(crate) fn ssl_checkpoint(
+        x: *const C_tensor,
+        y: *const C_tensor,
+        closure: *mut c_void,
+        run: Run,
+        release: Release,
+        joined: *mut *mut C_tensor,
+        e: *mut *mut c_char,
+    ) -> c_int;
     pub(crate) fn ssl_cpu_capability(name: *const c_char, present: *mut c_int, e: *mut *mut c_char) -> c_int;
     pub(crate) fn ssl_generator_state(
         cuda: c_int,

@@ -1,5 +1,6 @@
-//! What libtorch has and `tch` does not: mixed precision with a chosen dtype, generator state, CPU capabilities,
-//! fused optimizer kernels, thread counts, CUDA loaded at run time. The only crate with C++ and `unsafe`.
+//! What libtorch has and `tch` does not: mixed precision with a chosen dtype, activations recomputed in the
+//! backward pass, generator state, CPU capabilities, fused optimizer kernels, thread counts, CUDA loaded at run time.
+//! The only crate with C++ and `unsafe`.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
@@ -14,6 +15,7 @@
 //! ```
 
 mod autocast;
+mod checkpoint;
 mod cpu;
 mod cuda;
 mod ffi;
@@ -21,6 +23,7 @@ mod fused;
 mod generator;
 
 pub use autocast::Autocast;
+pub use checkpoint::checkpoint;
 pub use cpu::{CpuCapabilities, flush_denormals, keep_freed_memory, set_threads, threads};
 pub use cuda::{cuda_is_bf16_fast, cuda_peak_bytes, load_cuda};
 pub use ffi::Error;

@@ -54,7 +54,7 @@ fn command() -> Command {
         .subcommands(methods)
 }
 
-fn vision_flags() -> [Arg; 8] {
+fn vision_flags() -> [Arg; 9] {
     [
         Arg::new("encoder")
             .long("encoder")
@@ -70,6 +70,10 @@ fn vision_flags() -> [Arg; 8] {
             .long("stem")
             .value_parser(["imagenet", "cifar", "strided"])
             .help("First layers: imagenet for 224 pixels, cifar for 32, strided for 28 to 64 in a hurry"),
+        Arg::new("recompute")
+            .long("recompute")
+            .action(clap::ArgAction::SetTrue)
+            .help("Gradient checkpointing of a Vision Transformer: less memory, a forward pass more"),
         Arg::new("image-size")
             .long("image-size")
             .value_name("PIXELS")
@@ -288,6 +292,12 @@ fn configure(
         (net, stem, _) => {
             let flag = if stem.is_some() { "--stem" } else { "--patch-size" };
             anyhow::bail!("{flag}: {} has none", net.name());
+        }
+    }
+    if matches.get_flag("recompute") {
+        match &mut recipe.encoder {
+            EncoderConfig::Vit(net) => net.recompute = true,
+            net => anyhow::bail!("--recompute: {} is no Vision Transformer", net.name()),
         }
     }
     if let Some(place) = matches.get_one::<String>("augment-on") {

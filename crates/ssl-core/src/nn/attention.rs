@@ -86,6 +86,12 @@ impl Attention {
         Ok(Attention { qkv, proj, heads, dim, dropout })
     }
 
+    /// The same attention, of the same variables.
+    pub(super) fn shallow_clone(&self) -> Self {
+        let qkv = self.qkv.iter().map(Linear::shallow_clone).collect();
+        Attention { qkv, proj: self.proj.shallow_clone(), ..*self }
+    }
+
     /// The forward pass under a mask.
     ///
     /// # Shapes

@@ -48,6 +48,13 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// The same layer, of the same variables.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Linear { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
+    }
+}
+
 impl Module for Linear {
     fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)

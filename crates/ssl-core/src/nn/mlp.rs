@@ -61,6 +61,13 @@ impl Mlp {
     }
 }
 
+impl Mlp {
+    /// The same MLP, of the same variables.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Mlp { fc1: self.fc1.shallow_clone(), fc2: self.fc2.shallow_clone(), ..*self }
+    }
+}
+
 impl Module for Mlp {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let x = self.fc1.forward(x, mode)?;

@@ -28,6 +28,12 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    fn shallow_clone(&self) -> Self {
+        LayerNorm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), eps: self.eps }
+    }
+}
+
 impl Module for LayerNorm {
     /// # Shapes
     /// `x`: `[.., D]`; returns the same, half precision as float32.
@@ -212,6 +218,34 @@ impl Block {
     }
 }
 
+impl Block {
+    /// [`Module::forward`] that keeps no activation for the backward pass, which computes them again: memory for time.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; returns the same.
+    ///
+    /// # Errors
+    /// As [`Module::forward`].
+    ///
+    /// # Source
+    /// Chen, Xu, Zhang & Guestrin, 2016, section 3: <https://arxiv.org/abs/1604.06174>.
+    pub fn forward_recomputed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let block = self.shallow_clone();
+        ssl_torch::checkpoint(x, move |x| block.forward(x, mode))
+    }
+
+    /// The same block, of the same variables.
+    fn shallow_clone(&self) -> Self {
+        Block {
+            norms: self.norms.each_ref().map(LayerNorm::shallow_clone),
+            attention: self.attention.shallow_clone(),
+            mlp: self.mlp.shallow_clone(),
+            scales: self.scales.as_ref().map(|scales| scales.each_ref().map(Tensor::shallow_clone)),
+            ..*self
+        }
+    }
+}
+
 impl Module for Block {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.forward_masked(x, AttentionMask::None, mode)
@@ -286,6 +320,30 @@ mod tests {
         for y in [run(&half).unwrap(), Precision::Bf16.scope(Device::Cpu, || run(&half)).unwrap()] {
             assert_eq!(y.kind(), Kind::Float);
             assert!(y.allclose(&slow(&half.to_kind(Kind::Float)), 1e-5, 1e-6, false));
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_computed_again_has_the_same_gradients() {
+        let config = BlockConfig { dropout: 0.3, drop_path: 0.3, ..SMALL };
+        let (vars, block) = block(&config, &TIMM);
+        let x = randn(&[4, 5, 12]).set_requires_grad(true);
+        let pass = |run: &dyn Fn(&Tensor) -> Result<Tensor>| -> Vec<Tensor> {
+            crate::trainer::seed_torch(5, 0);
+            run(&x).unwrap().square().sum(Kind::Float).backward();
+            let of = |leaf: &Tensor| {
+                let gradient = leaf.grad().copy();
+                drop(leaf.grad().zero_());
+                gradient
+            };
+            let variables: std::collections::BTreeMap<_, _> = vars.variables().into_iter().collect();
+            variables.values().chain([&x]).map(of).collect()
+        };
+        let plain = pass(&|x| block.forward(x, Mode::Train));
+        let again = pass(&|x| block.forward_recomputed(x, Mode::Train));
+        assert!(plain.iter().all(|x| x.abs().max().double_value(&[]) > 0.));
+        for (a, b) in plain.iter().zip(&again) {
+            assert!(a.allclose(b, 1e-3, 1e-4, false), "{a:?} {b:?}");
         }
     }
 

@@ -1,4 +1,6 @@
 // C entry points for what tch does not bind. Each returns 0, or 1 with a message that the caller frees.
+#include "guarded.h"
+
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -10,23 +12,8 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 
 namespace {
-
-template <typename F>
-int guarded(char** error, F body) {
-  try {
-    body();
-    return 0;
-  } catch (const c10::Error& e) {
-    *error = strdup(e.what_without_backtrace());
-  } catch (const std::exception& e) {
-    *error = strdup(e.what());
-  }
-  return 1;
-}
 
 at::DeviceType device_type(int cuda) { return cuda != 0 ? at::kCUDA : at::kCPU; }
 

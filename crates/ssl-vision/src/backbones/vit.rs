@@ -26,6 +26,7 @@ pub struct Vit {
     norm: LayerNorm,
     pool: Pool,
     dim: i64,
+    recompute: bool,
 }
 
 /// Width of the MLP over that of the blocks.
@@ -67,7 +68,17 @@ impl Vit {
             Pool::Mean => "fc_norm",
         };
         let norm = LayerNorm::new(&(p / norm), dim, EPS)?;
-        Ok(Vit { patches, class, positions, side, blocks, norm, pool: config.pool, dim })
+        Ok(Vit {
+            patches,
+            class,
+            positions,
+            side,
+            blocks,
+            norm,
+            pool: config.pool,
+            dim,
+            recompute: config.recompute,
+        })
     }
 
     /// Side of a patch, in pixels.
@@ -114,7 +125,10 @@ impl Vit {
     }
 
     fn run(&self, x: Tensor, mode: Mode) -> Result<Tensor> {
-        self.blocks.iter().try_fold(x, |x, block| block.forward(&x, mode))
+        self.blocks.iter().try_fold(x, |x, block| match self.recompute {
+            true => block.forward_recomputed(&x, mode),
+            false => block.forward(&x, mode),
+        })
     }
 }
 

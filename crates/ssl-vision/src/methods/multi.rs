@@ -178,6 +178,10 @@ impl Method for Multi {
         Ok(all)
     }
 
+    fn encoder(&self) -> BTreeMap<String, Tensor> {
+        self.parts.first().map(|part| part.method.encoder()).unwrap_or_default()
+    }
+
     fn stores(&self) -> Vec<(String, &VarStore)> {
         let own = std::iter::once(("student".to_string(), &self.vars));
         let theirs = self.parts.iter().flat_map(|part| {

@@ -137,6 +137,8 @@ pub struct VitConfig {
     pub positions: Positions,
     /// Probability of skipping a branch of the last block, per example; it grows evenly from 0 in the first.
     pub drop_path: f64,
+    /// Whether the backward pass computes the blocks' activations again instead of keeping them: memory for time.
+    pub recompute: bool,
 }
 
 impl Default for VitConfig {
@@ -149,6 +151,7 @@ impl Default for VitConfig {
             pool: Pool::Token,
             positions: Positions::Learned,
             drop_path: 0.,
+            recompute: false,
         }
     }
 }
