@@ -341,9 +341,11 @@ mod tests {
         };
         let plain = pass(&|x| block.forward(x, Mode::Train));
         let again = pass(&|x| block.forward_recomputed(x, Mode::Train));
-        assert!(plain.iter().all(|x| x.abs().max().double_value(&[]) > 0.));
+        let largest = |x: &Tensor| x.abs().max().double_value(&[]);
+        // Without a gradient attention is another kernel, so that outputs differ by rounding. Biases of keys have none.
+        let scale = plain.iter().map(largest).fold(0., f64::max);
         for (a, b) in plain.iter().zip(&again) {
-            assert!(a.allclose(b, 1e-3, 1e-4, false), "{a:?} {b:?}");
+            assert!(largest(a) > 0. && largest(&(a - b)) < 1e-4 * scale, "{a:?} {b:?}");
         }
     }
 
