@@ -180,8 +180,7 @@ impl MoCoV2 {
     }
 
     fn loss(&self, query: &Tensor, key: &Tensor) -> Result<Tensor> {
-        Precision::Fp32
-            .scope(query.device(), || info_nce(query, key, &self.queue, self.config.temperature))
+        Precision::Fp32.scope(query.device(), || info_nce(query, key, &self.queue, self.config.temperature))
     }
 
     /// Loss of one direction, and the keys.
@@ -248,7 +247,11 @@ impl Method for MoCoV2 {
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        vec![("student".into(), &self.student), ("teacher".into(), &self.teacher), ("queue".into(), &self.memory)]
+        vec![
+            ("student".into(), &self.student),
+            ("teacher".into(), &self.teacher),
+            ("queue".into(), &self.memory),
+        ]
     }
 }
 
@@ -278,9 +281,9 @@ mod tests {
 
     /// Two views of `n` images; other images for another `seed`.
     fn views(n: i64, seed: f64) -> Views {
-        let at = |step: f64| (Tensor::arange(n * 256, (Kind::Float, Device::Cpu)) * step + seed).sin();
+        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step + seed).sin();
         let (x, noise) = (at(0.37), at(1.93));
-        Views([0.2, -0.2].map(|part: f64| (&x + part * &noise).view([n, 1, 16, 16])).into())
+        Views([0.2, -0.2].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
     }
 
     fn rows(x: &Tensor) -> Vec<Vec<f64>> {
@@ -294,16 +297,14 @@ mod tests {
     #[test]
     fn keeps_the_contract() {
         let (batch, scratch) = (views(12, 0.), tempfile::tempdir().unwrap());
-        for symmetric in [false, true] {
-            let build = || {
-                let config = Config { queue_size: 24, momentum: Schedule::constant(0.9), ..small() };
-                let mut method = build(Config { symmetric, norm_parts: 3, ..config })?;
-                // The one batch of the contract fills the queue with its own keys; so it does from the start.
-                no_grad(|| (0..2).try_for_each(|_| method.step(&batch, AT).map(drop)))?;
-                Ok(method)
-            };
-            check_method(build, &batch, &batch.0[0], scratch.path()).unwrap();
-        }
+        let build = || {
+            let config = Config { queue_size: 24, symmetric: true, norm_parts: 2, ..small() };
+            let mut method = build(Config { momentum: Schedule::constant(0.9), ..config })?;
+            // The one batch of the contract fills the queue with its own keys; so it does from the start.
+            no_grad(|| method.step(&batch, AT).map(drop))?;
+            Ok(method)
+        };
+        check_method(build, &batch, &batch.0[0], scratch.path()).unwrap();
     }
 
     #[test]
@@ -346,7 +347,8 @@ mod tests {
         let [a, b] = [&batch.0[0], &batch.0[1]].map(|x| method.query.project(x, Mode::Train).unwrap());
         let [ka, kb] = [&batch.0[0], &batch.0[1]].map(|x| method.keys(x).unwrap());
         let loss = method.step(&batch, AT).unwrap().loss;
-        let expected = (info_nce(&a, &kb, &queue, 0.2).unwrap() + info_nce(&b, &ka, &queue, 0.2).unwrap()) / 2;
+        let expected =
+            (info_nce(&a, &kb, &queue, 0.2).unwrap() + info_nce(&b, &ka, &queue, 0.2).unwrap()) / 2;
         assert!(close(&loss, &expected), "{loss:?} {expected:?}");
         assert!(close(&method.queue, &Tensor::cat(&[queue.narrow(0, 8, 2), kb, ka], 0)));
     }
@@ -355,11 +357,13 @@ mod tests {
     fn the_key_encoder_gets_no_gradient_and_follows_by_the_momentum() {
         let mut method = build(Config { momentum: Schedule::constant(0.9), ..small() }).unwrap();
         let (start, batch) = (named_tensors(&method), views(4, 0.));
-        assert!(start.iter().all(|(name, x)| x.requires_grad() == (name.starts_with("student/") && !name.contains("running"))));
+        let learns = |name: &str| name.starts_with("student/") && !name.contains("running");
+        assert!(start.iter().all(|(name, x)| x.requires_grad() == learns(name)));
         method.step(&batch, AT).unwrap().loss.backward();
         assert!(start.iter().all(|(name, x)| name.starts_with("student/") || !x.grad().defined()));
         let name = "projector.0.weight";
-        let (mut student, before) = (method.student.variables()[name].shallow_clone(), method.teacher.variables()[name].copy());
+        let mut student = method.student.variables()[name].shallow_clone();
+        let before = method.teacher.variables()[name].copy();
         let _ = no_grad(|| student.f_add_scalar_(1.).unwrap());
         method.after_step(AT).unwrap();
         assert!(close(&method.teacher.variables()[name], &(before + 0.1)));
@@ -371,7 +375,8 @@ mod tests {
             let parts = x.split(size, 0).into_iter().map(|part| network.project(&part, Mode::Train).unwrap());
             Tensor::cat(&parts.collect::<Vec<_>>(), 0)
         };
-        let x = views(8, 0.).0.remove(0);
+        // Large enough that a part of one image has more than one value per channel.
+        let x = views(32, 0.).0.remove(0).view([8, 1, 16, 16]);
         let method = build(Config { norm_parts: 2, ..small() }).unwrap();
         let parts = method.query.project_in_parts(&x, 2).unwrap();
         assert!(close(&parts, &alone(&method.query, &x, 4)) && !close(&parts, &alone(&method.query, &x, 8)));
@@ -398,7 +403,8 @@ mod tests {
         assert_eq!(message, "queue_size: expected at least 1, got 0");
         let message = build(Config { temperature: 0., ..small() }).unwrap_err().to_string();
         assert_eq!(message, "temperature: expected a number above 0, got 0");
-        let message = build(Config { momentum: Schedule::cosine(0.9, 1.5), ..small() }).unwrap_err().to_string();
+        let message =
+            build(Config { momentum: Schedule::cosine(0.9, 1.5), ..small() }).unwrap_err().to_string();
         assert_eq!(message, "momentum: expected numbers from 0 to 1, got [0.9, 1.5]");
         let mut method = build(small()).unwrap();
         let one = Views(views(4, 0.).0.into_iter().take(1).collect());
