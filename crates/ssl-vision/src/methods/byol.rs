@@ -267,9 +267,8 @@ mod tests {
             let length = x.iter().map(|v| v * v).sum::<f64>().sqrt();
             x.iter().map(|v| v / length).collect::<Vec<_>>()
         };
-        let distance = |x: &[f64], y: &[f64]| -> f64 {
-            unit(x).iter().zip(unit(y)).map(|(p, q)| (p - q).powi(2)).sum()
-        };
+        let distance =
+            |x: &[f64], y: &[f64]| -> f64 { unit(x).iter().zip(unit(y)).map(|(p, q)| (p - q).powi(2)).sum() };
         let mean = |x: &Tensor, y: &Tensor| {
             rows(x).iter().zip(rows(y)).map(|(x, y)| distance(x, &y)).sum::<f64>() / 5.
         };
@@ -321,7 +320,8 @@ mod tests {
     #[test]
     fn views_are_those_of_the_paper() {
         let views = build(small()).unwrap().views();
-        let of = |view: &Augment| (view.blur_probability, view.solarize_probability, view.saturation, view.hue);
+        let of =
+            |view: &Augment| (view.blur_probability, view.solarize_probability, view.saturation, view.hue);
         assert_eq!((of(&views[0]), of(&views[1])), ((1., 0., 0.2, 0.1), (0.1, 0.2, 0.2, 0.1)));
         assert_eq!((views[0].brightness, views[0].contrast, views[0].jitter_probability), (0.4, 0.4, 0.8));
     }
@@ -343,7 +343,8 @@ mod tests {
     fn three_views_and_numbers_out_of_range_are_errors() {
         let message = build(Config { hidden_dim: 0, ..small() }).unwrap_err().to_string();
         assert_eq!(message, "hidden_dim: expected at least 1, got 0");
-        let message = build(Config { momentum: Schedule::constant(-0.1), ..small() }).unwrap_err().to_string();
+        let message =
+            build(Config { momentum: Schedule::constant(-0.1), ..small() }).unwrap_err().to_string();
         assert_eq!(message, "momentum: expected numbers from 0 to 1, got [-0.1, -0.1]");
         let mut method = build(small()).unwrap();
         let mut three = views(4);
