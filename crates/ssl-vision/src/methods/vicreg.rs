@@ -1,8 +1,9 @@
 //! VICReg: two views have close features, every feature varies over the batch, and no two vary together.
 //!
-//! Source: Bardes, Ponce, LeCun, 2022: <https://arxiv.org/abs/2105.04906>; the official code (`facebookresearch/vicreg`,
-//! `main_vicreg.py`). As there, each view passes the networks by itself, and the last layer has no bias. Linear layers
-//! start as PyTorch's, as all layers.
+//! Source: Bardes, Ponce, LeCun, 2022: <https://arxiv.org/abs/2105.04906>; the official code
+//! (`facebookresearch/vicreg`, `main_vicreg.py`). As there, each view passes the networks by itself, and the last layer
+//! has no bias. Linear layers start as PyTorch's, as all layers. The variance term is the mean over the two views, as
+//! there; solo-learn's is their sum, so that its weight of 25 is 50 here.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
@@ -63,9 +64,10 @@ impl Projector {
 
 impl Module for Projector {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let hidden = self.hidden.iter().try_fold(x.shallow_clone(), |x, (layer, norm)| -> Result<Tensor> {
-            Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
-        })?;
+        let hidden =
+            self.hidden.iter().try_fold(x.shallow_clone(), |x, (layer, norm)| -> Result<Tensor> {
+                Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
+            })?;
         self.output.forward(&hidden, mode)
     }
 }
