@@ -22,6 +22,9 @@ use tch::Tensor;
 /// A method that is chosen at run time.
 pub type DynMethod<B, I> = dyn Method<Batch = B, Input = I>;
 
+/// What shows batches of inputs that a method made, by name.
+pub type Show<'a, I> = &'a dyn Fn(&[(String, I)]) -> Result<Figure>;
+
 type Hooks<B, I> = Vec<Box<dyn Hook<DynMethod<B, I>>>>;
 
 /// What a modality brings to a run.
@@ -51,7 +54,7 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     /// Whether to probe every stage of the encoder, not the last one only.
     pub probe_stages: bool,
     /// Writes what the method makes of held-out examples ([`Method::look`]) into the run's directory, and shows it.
-    pub show: &'a dyn Fn(&[(String, I)]) -> Result<Figure>,
+    pub show: Show<'a, I>,
     /// What the report shows beside its curves and tables, each under a heading.
     pub figures: Vec<(String, Figure)>,
 }

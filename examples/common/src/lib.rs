@@ -12,7 +12,7 @@ mod run_dir;
 
 pub use config::RunConfig;
 pub use evaluation::{Evaluation, Examples, Floors, calibrate, embed, evaluate_all};
-pub use experiment::{DynMethod, Experiment, Outcome, Parts};
+pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
 pub use machine::{Machine, locate_data, stop_flag};

@@ -127,7 +127,7 @@ mod tests {
         });
         let start = "mae; restore what is hidden; [He](https://arxiv.org/abs/2111.06377); 2021; masked; ";
         assert_eq!(
-            row(&info, &[result.clone()]).join("; "),
+            row(&info, std::slice::from_ref(&result)).join("; "),
             format!("{start}vit_tiny; .850; .800; –; .800 / .700 / –")
         );
         let mut elsewhere = result;

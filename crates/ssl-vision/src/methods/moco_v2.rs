@@ -159,7 +159,7 @@ impl Definition for MoCoV2 {
         let size = [config.queue_size, config.projection_dim];
         let mut queue = memory.root().f_zeros_no_train("keys", &size)?;
         let rows = l2_normalize(&Tensor::f_randn(size, (Kind::Float, device))?)?;
-        let _ = no_grad(|| queue.f_copy_(&rows))?;
+        no_grad(|| queue.f_copy_(&rows))?;
         Ok(MoCoV2 { student, teacher, memory, query, key, ema, queue, config })
     }
 }
