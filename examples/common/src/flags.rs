@@ -12,7 +12,7 @@ pub struct CommonFlags {
     /// A name of `cargo xtask data list`, or a path.
     #[arg(long, value_name = "NAME|PATH")]
     pub data: Option<String>,
-    /// Directory of the run [default: runs/<modality>-<method>-<time>].
+    /// Directory of the run [default: runs/MODALITY-METHOD-TIME].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Passes over the data.
