@@ -3,7 +3,7 @@
 //! Source: He et al., 2021: <https://arxiv.org/abs/2111.06377>; names, initialization of the decoder and the order of
 //! pixels in a patch follow the official code (`facebookresearch/mae`, `models_mae.py`). Departures: pixels are
 //! normalized by patch unless told otherwise, which the paper finds best and the code leaves off; the encoder starts as
-//! [`Vit`](crate::backbones::Vit) does, with fixed positions only where its configuration says so. The decoder gets the
+//! [`Vit`] does, with fixed positions only where its configuration says so. The decoder gets the
 //! hidden patches behind the visible ones, each with its position, so that nothing is put back in order, and draws the
 //! hidden ones only; since attention knows places from positions alone, the loss is the same.
 use super::{Definition, Info, VisionMethod};
