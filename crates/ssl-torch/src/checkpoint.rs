@@ -20,7 +20,7 @@ use torch_sys::C_tensor;
 /// are not recorded, or `x` wants none, this is `f(x)`, recorded as usual: activations are then kept.
 ///
 /// - `f` holds what it uses: shallow clones of parameters, whose gradients add up in place as ever. It is dropped
-///   with the graph.
+///   with the graph. On CUDA its second run is on another thread.
 /// - What `f` changes besides, such as running statistics, it changes twice.
 /// - The gradient has no gradient, and the backward pass has to be one for all leaves: `backward`, not
 ///   `run_backward`.
@@ -30,15 +30,17 @@ use torch_sys::C_tensor;
 /// let x = Tensor::ones([2, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let w = Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let inside = w.shallow_clone();
-/// let f = move |x: &Tensor| -> Result<Tensor, Box<dyn std::error::Error>> { Ok(x.f_matmul(&inside)?.f_gelu("none")?) };
+/// let f = move |x: &Tensor| -> Result<Tensor, Box<dyn std::error::Error>> {
+///     Ok(x.f_matmul(&inside)?.f_gelu("none")?)
+/// };
 /// ssl_torch::checkpoint(&x, f)?.f_sum(Kind::Float)?.f_backward()?;
 /// assert!(w.grad().defined() && x.grad().defined());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// Those of `f`, as they are; in the backward pass, which may run on another thread, as an error of libtorch with
-/// the same words, a panic too. When libtorch refuses.
+/// Those of `f`, and when libtorch refuses. If the second run fails or panics, the backward pass fails with what it
+/// said.
 pub fn checkpoint<E: Display + From<Error>>(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<Tensor, E> + Send + 'static,

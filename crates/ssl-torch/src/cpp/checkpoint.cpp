@@ -50,7 +50,7 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
     context->save_for_backward({x});
     context->saved_data["segment"] = c10::IValue::make_capsule(segment);
     // The node becomes the origin of what is returned: that must not be a parameter itself.
-    return *y;
+    return y->detach();
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
