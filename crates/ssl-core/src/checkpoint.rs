@@ -97,11 +97,30 @@ pub fn load_encoder(
     encoder: &BTreeMap<String, Tensor>,
     ignored: &[&str],
 ) -> Result<serde_json::Value> {
+    load_encoder_fitted(path, encoder, ignored, &|_, have, _| Ok(have.shallow_clone()))
+}
+
+/// [`load_encoder`], with each tensor of the file as `fit` makes it of its name, itself and the one it is for: for what
+/// may differ in shape, such as positions on another grid.
+///
+/// # Errors
+/// As [`load_encoder`], and whatever `fit` returns.
+pub fn load_encoder_fitted(
+    path: &Path,
+    encoder: &BTreeMap<String, Tensor>,
+    ignored: &[&str],
+    fit: &dyn Fn(&str, &Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<serde_json::Value> {
     let (mut found, json) = read_tensors(path)?;
     found.retain(|name, _| {
         let counter = name == "num_batches_tracked" || name.ends_with(".num_batches_tracked");
         encoder.contains_key(name) || !(counter || ignored.iter().any(|prefix| name.starts_with(prefix)))
     });
+    for (name, have) in &mut found {
+        if let Some(want) = encoder.get(name) {
+            *have = fit(name, have, want)?;
+        }
+    }
     copy_into(path, &found, encoder)?;
     Ok(json)
 }

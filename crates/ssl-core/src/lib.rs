@@ -30,7 +30,7 @@ pub use contract::check_method;
 pub use ema::{Ema, Statistics};
 pub use error::{Error, Result};
 pub use loader::{Flow, Loader, Source};
-pub use method::{Method, Metrics, Output, Step, named_tensors};
+pub use method::{Method, Metrics, Output, Step, encoder_in, named_tensors};
 pub use nn::Mode;
 pub use precision::Precision;
 pub use rng::{Rng, mix, rng};

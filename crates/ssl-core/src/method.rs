@@ -83,12 +83,7 @@ pub trait Method: Debug {
 
     /// The encoder's tensors under the names of the reference implementation.
     fn encoder(&self) -> BTreeMap<String, Tensor> {
-        let first = self.stores().into_iter().next();
-        let named = first.map(|(_, vars)| vars.variables()).unwrap_or_default();
-        named
-            .into_iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor)))
-            .collect()
+        self.stores().into_iter().next().map(|(_, vars)| encoder_in(vars)).unwrap_or_default()
     }
 }
 
@@ -123,6 +118,12 @@ impl<M: Method + ?Sized> Method for Box<M> {
     fn encoder(&self) -> BTreeMap<String, Tensor> {
         (**self).encoder()
     }
+}
+
+/// What a store has below `encoder.`, under the names after that.
+pub fn encoder_in(vars: &VarStore) -> BTreeMap<String, Tensor> {
+    let own = |(name, tensor): (String, Tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor));
+    vars.variables().into_iter().filter_map(own).collect()
 }
 
 /// All tensors of a method under `store/variable` names, in a fixed order; one that is in several stores, such as an

@@ -8,10 +8,9 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use ssl_core::checkpoint::{copy_into, read_tensors};
+use ssl_core::checkpoint::load_encoder_fitted;
 use ssl_core::eval::Layer;
-use ssl_core::{Error, Mode, Result};
-use std::collections::BTreeMap;
+use ssl_core::{Error, Mode, Result, encoder_in};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 use std::sync::PoisonError;
@@ -267,18 +266,11 @@ impl Encoders {
 
 /// Copies the weights of a file into the encoder in `vars`.
 fn load_weights(file: &FilePath, vars: &VarStore) -> Result<()> {
-    let own = |(name, tensor): (String, Tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor));
-    let encoder: BTreeMap<String, Tensor> = vars.variables().into_iter().filter_map(own).collect();
-    let (mut found, _) = read_tensors(file)?;
-    found.retain(|name, _| {
-        encoder.contains_key(name)
-            || !(name.ends_with("num_batches_tracked")
-                || CLASSIFIERS.iter().any(|head| name.starts_with(head)))
-    });
-    if let (Some(have), Some(want)) = (found.get_mut(POSITIONS), encoder.get(POSITIONS)) {
-        *have = resample_positions(have, &want.size())?;
-    }
-    copy_into(file, &found, &encoder)
+    let fit = |name: &str, have: &Tensor, want: &Tensor| match name {
+        POSITIONS => resample_positions(have, &want.size()),
+        _ => Ok(have.shallow_clone()),
+    };
+    load_encoder_fitted(file, &encoder_in(vars), &CLASSIFIERS, &fit).map(drop)
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Module for Projector {
     }
 }
 
-/// An encoder and a expander that is thrown away after training.
+/// An encoder and an expander that is thrown away after training.
 #[derive(Debug)]
 pub struct VicReg {
     vars: VarStore,
