@@ -6,6 +6,7 @@ mod init;
 mod layers;
 mod mlp;
 mod norm;
+mod projector;
 mod transformer;
 
 pub use attention::{Attention, AttentionConfig, AttentionMask, QkvNames};
@@ -14,6 +15,7 @@ pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
 pub use mlp::{Activation, Mlp, gelu};
 pub use norm::BatchNorm;
+pub use projector::Projector;
 pub use transformer::{Block, BlockConfig, LayerNorm, Names, NormPlace, TIMM};
 
 use tch::nn::Path;

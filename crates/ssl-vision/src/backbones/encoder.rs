@@ -3,14 +3,16 @@
 //! A method gets [`Encoders`] and takes from it the encoder that it trains, and others of the same shape for teachers.
 //! So several methods can train one encoder without knowing of each other.
 use super::vit::resample_positions;
-use super::{Arch, Backbone, ResNet, ResNetConfig, Stem, Vit, VitArch, VitConfig};
+use super::{
+    Arch, Backbone, PROBE_FEATURES, ResNet, ResNetConfig, Stem, Vit, VitArch, VitConfig, probe_features,
+};
 use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use ssl_core::checkpoint::load_encoder_fitted;
 use ssl_core::eval::Layer;
-use ssl_core::{Error, Mode, Result, encoder_in};
+use ssl_core::{Error, Mode, Result, encoder_in, no_grad};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 use std::sync::PoisonError;
@@ -135,6 +137,17 @@ impl Encoder {
             EncoderConfig::ResNet(config) => Encoder::ResNet(ResNet::new(p, config)?),
             EncoderConfig::Vit(config) => Encoder::Vit(Vit::new(p, config)?),
         })
+    }
+
+    /// Each stage as a vector for a linear probe, in evaluation mode and without gradients.
+    ///
+    /// # Shapes
+    /// `x`: `[B, C, H, W]`; returns `[B, D_i]` each.
+    ///
+    /// # Errors
+    /// As [`Backbone::features`].
+    pub fn stages(&self, x: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        no_grad(|| probe_features(&self.features(x, Mode::Eval)?, PROBE_FEATURES))
     }
 
     /// The Vision Transformer, for `method`, which needs one.

@@ -37,6 +37,9 @@ pub trait Backbone: Debug + Send {
     fn dim(&self) -> i64;
 }
 
+/// Numbers that a stage may give a linear probe, at most.
+pub(crate) const PROBE_FEATURES: i64 = 1024;
+
 /// Each stage as a vector for a linear probe: pooled to the finest square grid that keeps it within `budget` numbers.
 ///
 /// Early stages have few channels and much detail: averaged to one position they would be worth little.

@@ -5,15 +5,15 @@
 //! The official code trains biases and batch norms at 0.024 of the weights' rate; here all have one rate.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{BarlowTwinsTerms, barlow_twins_terms};
-use ssl_core::nn::{BatchNorm, Linear, Module};
+use ssl_core::nn::{Module, Projector};
 use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
 use std::rc::Rc;
-use tch::nn::{Path, VarStore};
+use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
 /// Barlow Twins's hyperparameters.
@@ -39,35 +39,6 @@ impl Default for Config {
             first_view: Augment { blur_probability: 1., ..view.clone() },
             second_view: Augment { blur_probability: 0.1, solarize_probability: 0.2, ..view },
         }
-    }
-}
-
-/// The projector: three layers, the first two normalized over the batch.
-#[derive(Debug)]
-struct Projector {
-    hidden: [(Linear, BatchNorm); 2],
-    output: Linear,
-}
-
-impl Projector {
-    fn new(p: &Path, input: i64, dim: i64) -> Result<Self> {
-        let layer = |place: i64, input: i64| -> Result<_> {
-            Ok((Linear::without_bias(&(p / place), input, dim)?, BatchNorm::new(&(p / (place + 1)), dim)?))
-        };
-        Ok(Projector {
-            hidden: [layer(0, input)?, layer(3, dim)?],
-            output: Linear::without_bias(&(p / 6), dim, dim)?,
-        })
-    }
-}
-
-impl Module for Projector {
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let hidden =
-            self.hidden.iter().try_fold(x.shallow_clone(), |x, (layer, norm)| -> Result<Tensor> {
-                Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
-            })?;
-        self.output.forward(&hidden, mode)
     }
 }
 
@@ -107,7 +78,8 @@ impl Definition for BarlowTwins {
         config.second_view.validate()?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
-        let projector = Projector::new(&(vars.root() / "projector"), encoder.dim(), config.projection_dim)?;
+        let d = config.projection_dim;
+        let projector = Projector::new(&(vars.root() / "projector"), &[encoder.dim(), d, d, d])?;
         Ok(BarlowTwins { vars, encoder, projector, config })
     }
 }
@@ -145,7 +117,7 @@ impl Method for BarlowTwins {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

@@ -12,12 +12,12 @@
 //!   the authors.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::negative_cosine;
-use ssl_core::nn::{BatchNorm, Linear, Module};
+use ssl_core::nn::{Module, Projector};
 use ssl_core::schedule::End;
 use ssl_core::{
     Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, no_grad,
@@ -73,41 +73,17 @@ impl Config {
     }
 }
 
-/// A perceptron of one hidden layer, normalized over the batch.
-#[derive(Debug)]
-struct Mlp {
-    hidden: Linear,
-    norm: BatchNorm,
-    output: Linear,
-}
-
-impl Mlp {
-    fn new(p: &Path, input: i64, config: &Config) -> Result<Self> {
-        Ok(Mlp {
-            hidden: Linear::without_bias(&(p / 0), input, config.hidden_dim)?,
-            norm: BatchNorm::new(&(p / 1), config.hidden_dim)?,
-            output: Linear::without_bias(&(p / 3), config.hidden_dim, config.projection_dim)?,
-        })
-    }
-}
-
-impl Module for Mlp {
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let h = self.norm.forward(&self.hidden.forward(x, mode)?, mode)?.f_relu_()?;
-        self.output.forward(&h, mode)
-    }
-}
-
 /// An encoder and a projector.
 #[derive(Debug)]
 struct Network {
     encoder: Rc<Encoder>,
-    projector: Mlp,
+    projector: Projector,
 }
 
 impl Network {
     fn new(encoder: Rc<Encoder>, p: &Path, config: &Config) -> Result<Self> {
-        let projector = Mlp::new(&(p / "projector"), encoder.dim(), config)?;
+        let widths = [encoder.dim(), config.hidden_dim, config.projection_dim];
+        let projector = Projector::new(&(p / "projector"), &widths)?;
         Ok(Network { encoder, projector })
     }
 
@@ -122,7 +98,7 @@ pub struct Byol {
     student: VarStore,
     teacher: VarStore,
     online: Network,
-    predictor: Mlp,
+    predictor: Projector,
     target: Network,
     ema: Ema,
     config: Config,
@@ -144,7 +120,8 @@ impl Definition for Byol {
         config.validate()?;
         let (student, mut teacher) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
         let online = Network::new(encoders.student(&student)?, &student.root(), &config)?;
-        let predictor = Mlp::new(&(student.root() / "predictor"), config.projection_dim, &config)?;
+        let widths = [config.projection_dim, config.hidden_dim, config.projection_dim];
+        let predictor = Projector::new(&(student.root() / "predictor"), &widths)?;
         let target = Network::new(Rc::new(encoders.teacher(&teacher)?), &teacher.root(), &config)?;
         let ema = Ema::new(&student, &mut teacher, Statistics::Own)?;
         Ok(Byol { student, teacher, online, predictor, target, ema, config })
@@ -201,7 +178,7 @@ impl Method for Byol {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.online.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.online.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

@@ -8,7 +8,7 @@
 //! decay shrinks its rows, of which the direction alone counts, and AdamW remembers a layer that stood still.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::loss::dino;
@@ -271,7 +271,7 @@ impl Method for Dino {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.teacher.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.teacher.encoder.stages(input)
     }
 
     /// At the temperature after the warm-up, so that one run's checkpoints compare.

@@ -7,7 +7,7 @@
 //! images that lost their color, which the paper leaves as they are.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::{Augment, shuffle};
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
@@ -311,7 +311,7 @@ impl Method for Jigsaw {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

@@ -8,7 +8,7 @@
 //! hidden ones only; since attention knows places from positions alone, the loss is the same.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, Vit, probe_features, sincos_positions};
+use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, Vit, probe_features, sincos_positions};
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Method for Mae {
             // The last of each quarter.
             let some = all.chunks(all.len().div_ceil(4).max(1)).filter_map(<[_]>::last);
             let some: Vec<_> = some.map(|(name, map)| (name.clone(), map.shallow_clone())).collect();
-            probe_features(&some, super::PROBE_FEATURES)
+            probe_features(&some, PROBE_FEATURES)
         })
     }
 

@@ -13,7 +13,7 @@
 //!   [`Config::norm_parts`].
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
@@ -232,7 +232,7 @@ impl Method for MoCoV2 {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.query.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.query.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

@@ -167,9 +167,6 @@ methods! {
     vicreg::VicReg,
 }
 
-/// Numbers that a stage may give a linear probe, at most.
-pub(crate) const PROBE_FEATURES: i64 = 1024;
-
 /// The method of that name.
 ///
 /// # Errors

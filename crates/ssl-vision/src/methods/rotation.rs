@@ -4,7 +4,7 @@
 //! in the batch, as in the official code (`gidariss/FeatureLearningRotNet`).
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
@@ -102,7 +102,7 @@ impl Method for Rotation {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

@@ -5,12 +5,12 @@
 //! which has no batch norm; it has the paper's two layers, not the three that the code took for SimCLR v2.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, probe_features};
+use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::{alignment, retrieval, uniformity};
 use ssl_core::loss::nt_xent;
-use ssl_core::nn::{BatchNorm, Linear, Module};
+use ssl_core::nn::{BatchNorm, Module, Projector};
 use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
@@ -49,9 +49,7 @@ impl Default for Config {
 pub struct SimClr {
     vars: VarStore,
     encoder: Rc<Encoder>,
-    hidden: Linear,
-    norm: BatchNorm,
-    output: Linear,
+    projector: Projector,
     output_norm: Option<BatchNorm>,
     config: Config,
 }
@@ -86,9 +84,7 @@ impl Definition for SimClr {
             config.output_norm.then(|| BatchNorm::without_shift(&(&head / 4), config.projection_dim));
         Ok(SimClr {
             encoder,
-            hidden: Linear::without_bias(&(&head / 0), dim, width)?,
-            norm: BatchNorm::new(&(&head / 1), width)?,
-            output: Linear::without_bias(&(&head / 3), width, config.projection_dim)?,
+            projector: Projector::new(&head, &[dim, width, config.projection_dim])?,
             output_norm: output_norm.transpose()?,
             vars,
             config,
@@ -103,8 +99,7 @@ impl SimClr {
             return Err(Error::config("views", format!("SimCLR takes two, got {}", views.len())));
         };
         let h = self.encoder.forward(&Tensor::f_cat(&[a, b], 0)?, mode)?;
-        let h = self.norm.forward(&self.hidden.forward(&h, mode)?, mode)?.f_relu_()?;
-        let mut z = self.output.forward(&h, mode)?;
+        let mut z = self.projector.forward(&h, mode)?;
         if let Some(norm) = &self.output_norm {
             z = norm.forward(&z, mode)?;
         }
@@ -132,7 +127,7 @@ impl Method for SimClr {
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        no_grad(|| probe_features(&self.encoder.features(input, Mode::Eval)?, super::PROBE_FEATURES))
+        self.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {

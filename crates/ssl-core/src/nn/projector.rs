@@ -1,0 +1,103 @@
+//! The projection head of methods that compare views.
+//!
+//! Source: Chen et al., 2020 (SimCLR), section 4.2: <https://arxiv.org/abs/2002.05709>.
+use super::{BatchNorm, Linear, Mode, Module};
+use crate::{Error, Result};
+use tch::Tensor;
+use tch::nn::Path;
+
+/// Linear layers, each but the last followed by a batch norm and a ReLU; the last has no bias. Variables have the places
+/// of a `torch.nn.Sequential`: layers at 0, 3, 6, .., norms at 1, 4, ..
+#[derive(Debug)]
+pub struct Projector {
+    hidden: Vec<(Linear, BatchNorm)>,
+    output: Linear,
+}
+
+impl Projector {
+    /// A head of the given widths, from its input's to its output's. Hidden layers have no bias, which the norm after
+    /// them would cancel.
+    ///
+    /// # Errors
+    /// `Error::Config` when there are fewer than two widths.
+    pub fn new(p: &Path, widths: &[i64]) -> Result<Self> {
+        Projector::of_layers(p, widths, Linear::without_bias)
+    }
+
+    /// The same with biases in the hidden layers.
+    ///
+    /// # Errors
+    /// As [`Projector::new`].
+    pub fn with_hidden_biases(p: &Path, widths: &[i64]) -> Result<Self> {
+        Projector::of_layers(p, widths, Linear::new)
+    }
+
+    fn of_layers(
+        p: &Path,
+        widths: &[i64],
+        hidden_layer: impl Fn(&Path, i64, i64) -> Result<Linear>,
+    ) -> Result<Self> {
+        let [inner @ .., last, output] = widths else {
+            return Err(Error::config("widths", format!("expected two at least, got {widths:?}")));
+        };
+        let inputs = inner.iter().zip(inner.iter().skip(1).chain([last]));
+        let hidden = (0i64..).step_by(3).zip(inputs).map(|(place, (&input, &width))| -> Result<_> {
+            Ok((hidden_layer(&(p / place), input, width)?, BatchNorm::new(&(p / (place + 1)), width)?))
+        });
+        let hidden = hidden.collect::<Result<Vec<_>>>()?;
+        let output = Linear::without_bias(&(p / (3 * hidden.len() as i64)), *last, *output)?;
+        Ok(Projector { hidden, output })
+    }
+}
+
+impl Module for Projector {
+    /// # Shapes
+    /// `x`: `[B, D]`; returns `[B, K]`.
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let start = x.shallow_clone();
+        let hidden = self.hidden.iter().try_fold(start, |x, (layer, norm)| -> Result<Tensor> {
+            Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
+        })?;
+        self.output.forward(&hidden, mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::nn::VarStore;
+    use tch::{Device, Kind};
+
+    fn names(vars: &VarStore) -> Vec<String> {
+        let mut names: Vec<_> =
+            vars.variables().into_keys().filter(|name| !name.contains("running")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn variables_lie_where_a_sequential_has_them() {
+        let vars = VarStore::new(Device::Cpu);
+        Projector::new(&vars.root(), &[4, 6, 5, 3]).unwrap();
+        let expected = ["0.weight", "1.bias", "1.weight", "3.weight", "4.bias", "4.weight", "6.weight"];
+        assert_eq!(names(&vars), expected);
+        assert_eq!(vars.variables()["3.weight"].size(), [5, 6]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_hidden_biases(&vars.root(), &[4, 6, 3]).unwrap();
+        assert_eq!(names(&vars), ["0.bias", "0.weight", "1.bias", "1.weight", "3.weight"]);
+        let message = Projector::new(&vars.root(), &[4]).unwrap_err().to_string();
+        assert_eq!(message, "widths: expected two at least, got [4]");
+    }
+
+    #[test]
+    fn hidden_values_are_normalized_and_cut_at_zero_and_outputs_are_not() {
+        let vars = VarStore::new(Device::Cpu);
+        let head = Projector::new(&vars.root(), &[4, 6, 3]).unwrap();
+        let x = Tensor::arange(32, (Kind::Float, Device::Cpu)).sin().view([8, 4]);
+        let of = |name: &str| vars.variables()[name].shallow_clone();
+        let h = x.matmul(&of("0.weight").tr());
+        let (var, mean) = h.var_mean_dim([0i64].as_slice(), false, true);
+        let slow = ((h - mean) / (var + 1e-5).sqrt()).relu().matmul(&of("3.weight").tr());
+        assert!(head.forward(&x, Mode::Train).unwrap().allclose(&slow, 1e-4, 1e-5, false));
+    }
+}
