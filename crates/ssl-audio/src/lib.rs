@@ -1,0 +1,1 @@
+//! Self-supervised learning on sound: readers, front ends, augmentations, encoders, methods.

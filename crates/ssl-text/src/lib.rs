@@ -1,0 +1,3 @@
+//! Self-supervised learning on text: readers, tokenizers, models, methods.
+
+pub mod readers;
