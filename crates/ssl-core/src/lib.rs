@@ -18,6 +18,7 @@ pub mod nn;
 pub mod optim;
 pub mod precision;
 pub mod record;
+pub mod registry;
 pub mod report;
 pub mod rng;
 pub mod schedule;

@@ -3,12 +3,13 @@
 use crate::augment::Augment;
 use crate::backbones::Encoders;
 use crate::recipe::Recipe;
-use schemars::{JsonSchema, Schema, schema_for};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ssl_core::{Error, Method, Result, Views};
-use std::collections::BTreeMap;
+pub use ssl_core::registry::Info;
+use ssl_core::registry::{Registered, configured, find_in};
+use ssl_core::{Method, Result, Views};
 use tch::Tensor;
 
 /// A method on images: it says which views it trains on.
@@ -32,114 +33,11 @@ pub trait Definition: VisionMethod + Sized + 'static {
     fn new(config: Self::Config, encoders: &Encoders) -> Result<Self>;
 }
 
-/// Where a method comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Info {
-    /// As on the command line, and the name of its file and recipe.
-    pub name: &'static str,
-    /// In one line.
-    pub summary: &'static str,
-    /// The authors.
-    pub paper: &'static str,
-    /// The year of the paper.
-    pub year: u16,
-    /// Pretext, contrastive, distillation, masked, redundancy, clustering, generative.
-    pub kind: &'static str,
-    /// The paper.
-    pub url: &'static str,
-}
-
 /// A method that can be chosen by name.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry {
-    /// Where it comes from.
-    pub info: Info,
-    recipes: &'static str,
-    defaults: fn() -> Result<Value>,
-    schema: fn() -> Schema,
-    build: fn(&Value, &Encoders) -> Result<Box<dyn VisionMethod>>,
-}
-
-impl Entry {
-    const fn of<D: Definition>(recipes: &'static str) -> Entry {
-        Entry { info: D::INFO, recipes, defaults: defaults::<D>, schema: schema::<D>, build: build::<D> }
-    }
-
-    /// The paper's hyperparameters.
-    ///
-    /// # Errors
-    /// `Error::Config` when they cannot be written as JSON.
-    pub fn defaults(&self) -> Result<Value> {
-        (self.defaults)()
-    }
-
-    /// Names, types and descriptions of the hyperparameters.
-    pub fn schema(&self) -> Schema {
-        (self.schema)()
-    }
-
-    /// The method with the given hyperparameters; those not given are the paper's, at every depth: a view of which
-    /// the size alone is given is otherwise the paper's view.
-    ///
-    /// # Errors
-    /// `Error::Config` when a name is unknown or a number is out of range.
-    pub fn build(&self, config: &Value, encoders: &Encoders) -> Result<Box<dyn VisionMethod>> {
-        (self.build)(config, encoders)
-    }
-
-    /// The recipes by data set; `default` serves every other one.
-    ///
-    /// # Errors
-    /// `Error::Config` when the recipe file is faulty.
-    pub fn recipes(&self) -> Result<BTreeMap<String, Recipe>> {
-        serde_json::from_str(self.recipes)
-            .map_err(|e| Error::config(format!("recipe {}.json", self.info.name), e.to_string()))
-    }
-
-    /// The recipe for a data set.
-    ///
-    /// # Errors
-    /// `Error::Config` when the recipe file is faulty or has no `default`.
-    pub fn recipe(&self, data: &str) -> Result<Recipe> {
-        let mut all = self.recipes()?;
-        all.remove(data).or_else(|| all.remove("default")).ok_or_else(|| {
-            let known: Vec<_> = all.into_keys().collect();
-            Error::config(
-                format!("recipe {}.json", self.info.name),
-                format!("expected `{data}` or `default`, found {}", known.join(", ")),
-            )
-        })
-    }
-}
-
-fn defaults<D: Definition>() -> Result<Value> {
-    serde_json::to_value(D::Config::default()).map_err(|e| Error::config(D::INFO.name, e.to_string()))
-}
-
-fn schema<D: Definition>() -> Schema {
-    schema_for!(D::Config)
-}
+pub type Entry = Registered<dyn VisionMethod, Encoders, Recipe>;
 
 fn build<D: Definition>(config: &Value, encoders: &Encoders) -> Result<Box<dyn VisionMethod>> {
-    let mut whole = defaults::<D>()?;
-    // A recipe without hyperparameters has null for them.
-    if !config.is_null() {
-        lay_over(&mut whole, config);
-    }
-    let config = serde_json::from_value(whole).map_err(|e| Error::config(D::INFO.name, e.to_string()))?;
-    Ok(Box::new(D::new(config, encoders)?))
-}
-
-/// Objects are joined name by name; anything else replaces what was there.
-fn lay_over(base: &mut Value, over: &Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (name, value) in over {
-                lay_over(base.entry(name.as_str()).or_insert(Value::Null), value);
-            }
-        }
-        (base, over) => *base = over.clone(),
-    }
+    Ok(Box::new(D::new(configured(D::INFO.name, config)?, encoders)?))
 }
 
 macro_rules! methods {
@@ -149,7 +47,11 @@ macro_rules! methods {
 
         /// Every method.
         pub const ALL: &[Entry] = &[
-            $(Entry::of::<$method>(include_str!(concat!("../../recipes/", stringify!($module), ".json")))),*
+            $(Entry::new::<<$method as Definition>::Config>(
+                <$method as Definition>::INFO,
+                include_str!(concat!("../../recipes/", stringify!($module), ".json")),
+                build::<$method>,
+            )),*
         ];
     };
 }
@@ -172,10 +74,7 @@ methods! {
 /// # Errors
 /// `Error::Config` that lists the names.
 pub fn find(name: &str) -> Result<&'static Entry> {
-    ALL.iter().find(|entry| entry.info.name == name).ok_or_else(|| {
-        let known: Vec<_> = ALL.iter().map(|entry| entry.info.name).collect();
-        Error::config("method", format!("expected one of {}, got {name}", known.join(", ")))
-    })
+    find_in(ALL, name)
 }
 
 #[cfg(test)]
