@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::path::relative_path;
 
 /// The catalog files that are part of this crate.
-const BUILTIN: [(&str, &str); 8] = [
+const BUILTIN: [(&str, &str); 26] = [
     ("fashion-mnist.json", include_str!("../catalog/fashion-mnist.json")),
     ("cifar10.json", include_str!("../catalog/cifar10.json")),
     ("cifar100.json", include_str!("../catalog/cifar100.json")),
@@ -17,6 +17,24 @@ const BUILTIN: [(&str, &str); 8] = [
     ("stl10.json", include_str!("../catalog/stl10.json")),
     ("imagenette.json", include_str!("../catalog/imagenette.json")),
     ("eurosat.json", include_str!("../catalog/eurosat.json")),
+    ("20newsgroups.json", include_str!("../catalog/20newsgroups.json")),
+    ("reuters-r8.json", include_str!("../catalog/reuters-r8.json")),
+    ("reuters-r52.json", include_str!("../catalog/reuters-r52.json")),
+    ("shakespeare.json", include_str!("../catalog/shakespeare.json")),
+    ("fortunes-en.json", include_str!("../catalog/fortunes-en.json")),
+    ("fortunes-de.json", include_str!("../catalog/fortunes-de.json")),
+    ("fortunes-es.json", include_str!("../catalog/fortunes-es.json")),
+    ("fortunes-it.json", include_str!("../catalog/fortunes-it.json")),
+    ("fortunes-ru.json", include_str!("../catalog/fortunes-ru.json")),
+    ("fortunes-pl.json", include_str!("../catalog/fortunes-pl.json")),
+    ("fortunes-cs.json", include_str!("../catalog/fortunes-cs.json")),
+    ("fortunes-br.json", include_str!("../catalog/fortunes-br.json")),
+    ("wikitext-2.json", include_str!("../catalog/wikitext-2.json")),
+    ("wikitext-103.json", include_str!("../catalog/wikitext-103.json")),
+    ("ag-news.json", include_str!("../catalog/ag-news.json")),
+    ("imdb.json", include_str!("../catalog/imdb.json")),
+    ("sst2.json", include_str!("../catalog/sst2.json")),
+    ("tiny-shakespeare.json", include_str!("../catalog/tiny-shakespeare.json")),
 ];
 
 /// Data sets by name.
@@ -125,6 +143,18 @@ pub enum Format {
     Stl10Binary,
     /// A folder of pictures; each sub-folder is a class.
     ImageFolder,
+    /// Plain text: each file is a document; in a folder of folders, each of these is a class.
+    TextFiles,
+    /// Plain text of several documents a file, with lines of `%` between; each file is a class.
+    Fortunes,
+    /// WikiText: an article begins with a line ` = Title = `.
+    Wikitext,
+    /// Orange's table: three lines of header, then class, tab, text.
+    OrangeTab,
+    /// AG News as CSV without header: class from 1, title, description.
+    AgNewsCsv,
+    /// SST-2 of GLUE, separated by tabs: sentence, class from 0; the test set has other columns.
+    Sst2Tsv,
 }
 
 impl fmt::Display for Format {
@@ -135,6 +165,12 @@ impl fmt::Display for Format {
             Self::Cifar100Binary => "cifar100-binary",
             Self::Stl10Binary => "stl10-binary",
             Self::ImageFolder => "image-folder",
+            Self::TextFiles => "text-files",
+            Self::Fortunes => "fortunes",
+            Self::Wikitext => "wikitext",
+            Self::OrangeTab => "orange-tab",
+            Self::AgNewsCsv => "ag-news-csv",
+            Self::Sst2Tsv => "sst2-tsv",
         })
     }
 }
@@ -149,6 +185,29 @@ pub struct ImageShape {
     pub height: u32,
     /// Width in pixels.
     pub width: u32,
+}
+
+/// How the text of a data set is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextForm {
+    /// Its language, by its BCP 47 tag.
+    pub language: String,
+    /// How its characters are written as bytes.
+    pub encoding: Encoding,
+    /// The line between two documents of a file, where a file has several.
+    pub separator: Option<String>,
+}
+
+/// How characters are written as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// UTF-8.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// ISO 8859-1: each byte is a character.
+    #[serde(rename = "latin-1")]
+    Latin1,
 }
 
 /// A part of a data set with a name, such as `train`.
@@ -193,7 +252,10 @@ pub struct Dataset {
     pub mean: Option<Vec<f64>>,
     /// Standard deviation of each channel, in the same units, where known.
     pub std: Option<Vec<f64>>,
-    /// The names of its classes, in the order of their labels; for an image folder, of the folders' names.
+    /// How it is written, if it is text.
+    pub text: Option<TextForm>,
+    /// The names of its classes, in the order of their labels; for folders, the order of the folders' names. Empty if
+    /// it has no labels.
     pub classes: Vec<String>,
     /// Its parts.
     pub splits: Vec<Split>,
@@ -226,6 +288,9 @@ impl Dataset {
         }
         if self.artifacts.is_empty() {
             return Err("artifacts: expected at least one, got none".to_owned());
+        }
+        if (self.modality == Modality::Text) != self.text.is_some() {
+            return Err(format!("text: expected exactly where the modality is text, got {}", self.modality));
         }
         let channels = self.image.map(|i| i.channels as usize);
         for (field, values) in [("mean", &self.mean), ("std", &self.std)] {
@@ -372,6 +437,14 @@ pub enum Source {
         /// The folder within the wheel that holds the artifacts.
         prefix: String,
     },
+    /// The source distribution of a Python package that has no wheel. It is fetched as pip would, but nothing in it
+    /// is run.
+    PypiSource {
+        /// The requirement, with a version: `name==1.0`.
+        requirement: String,
+        /// The folder within the archive that holds the artifacts.
+        prefix: String,
+    },
     /// A JavaScript package, by `npm pack`.
     Npm {
         /// The package, with a version: `name@1.0`.
@@ -387,6 +460,9 @@ impl fmt::Display for Source {
             Self::Url { base } => write!(f, "{base}"),
             Self::Debian { package, .. } => write!(f, "Debian package {package}"),
             Self::Pypi { requirement, .. } => write!(f, "PyPI package {requirement}"),
+            Self::PypiSource { requirement, .. } => {
+                write!(f, "source distribution of PyPI package {requirement}")
+            }
             Self::Npm { package, .. } => write!(f, "npm package {package}"),
         }
     }

@@ -205,9 +205,10 @@ impl Fetch<'_> {
     ) -> Result<Vec<Staged>> {
         let prefix = match source {
             Source::Url { .. } => "",
-            Source::Debian { prefix, .. } | Source::Pypi { prefix, .. } | Source::Npm { prefix, .. } => {
-                prefix
-            }
+            Source::Debian { prefix, .. }
+            | Source::Pypi { prefix, .. }
+            | Source::PypiSource { prefix, .. }
+            | Source::Npm { prefix, .. } => prefix,
         };
         let within = |artifact: &Artifact| format!("{}/{}", prefix.trim_end_matches('/'), artifact.remote);
         let wanted: Vec<String> =

@@ -30,7 +30,8 @@ mod store;
 mod unpack;
 
 pub use catalog::{
-    Artifact, Catalog, Content, Dataset, Format, ImageShape, Modality, Packing, Source, Split,
+    Artifact, Catalog, Content, Dataset, Encoding, Format, ImageShape, Modality, Packing, Source, Split,
+    TextForm,
 };
 pub use download::Download;
 pub use error::{Error, Result, SourceFailure};

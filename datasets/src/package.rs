@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::progress::{Action, Progress};
 use crate::unpack::{Limits, Unpack, Unpacked};
 
+/// What fetches a source distribution without running it.
+const SDIST: &str = include_str!("sdist.py");
+
 /// How often the size of a growing download is looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -48,7 +51,7 @@ impl Package<'_> {
         self.progress.begin(Action::Unpack, &item, None);
         let unpacked = match archive.extension().and_then(|e| e.to_str()) {
             Some("deb") => unpack(Packing::Tar).run_deb(),
-            Some("whl") => unpack(Packing::Zip).run(),
+            Some("whl" | "zip") => unpack(Packing::Zip).run(),
             _ => unpack(Packing::TarGzip).run(),
         };
         self.progress.finish(Action::Unpack, &item);
@@ -59,7 +62,7 @@ impl Package<'_> {
     fn download(&self, item: &str) -> Result<PathBuf> {
         let folder = self.scratch.join("package");
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
-        let extension = match self.source {
+        let extensions: &[&str] = match self.source {
             Source::Url { base } => {
                 return Err(Error::Command { program: base.clone(), message: "not a package".to_owned() });
             }
@@ -80,7 +83,7 @@ impl Package<'_> {
                 } else {
                     first?;
                 }
-                "deb"
+                &["deb"]
             }
             Source::Pypi { requirement, .. } => {
                 // Wheels only: pip runs the set-up program of a source distribution even to download it.
@@ -93,20 +96,24 @@ impl Package<'_> {
                 } else {
                     self.run("python3", &[&["-m", "pip"], &arguments[..]].concat(), &folder, item)?;
                 }
-                "whl"
+                &["whl"]
+            }
+            Source::PypiSource { requirement, .. } => {
+                self.run("python3", &sdist(&[requirement]), &folder, item)?;
+                &["gz", "zip"]
             }
             Source::Npm { package, .. } => {
                 self.run("npm", &["pack", "--loglevel=error", "--ignore-scripts", package], &folder, item)?;
-                "tgz"
+                &["tgz"]
             }
         };
         let found = fs::read_dir(&folder)
             .map_err(|e| Error::io(&folder, "read", e))?
             .filter_map(|entry| entry.ok().map(|e| e.path()))
-            .find(|path| path.extension().is_some_and(|e| e == extension));
+            .find(|path| path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known)));
         found.ok_or_else(|| Error::Command {
             program: item.to_owned(),
-            message: format!("the client succeeded but left no .{extension} file"),
+            message: format!("the client succeeded but left no .{} file", extensions.join(" or .")),
         })
     }
 
@@ -147,6 +154,11 @@ impl Package<'_> {
         }
         Err(failed(complaint(&log).unwrap_or_else(|| status.to_string())))
     }
+}
+
+/// The arguments of Python that fetch a source distribution; `request` is pip's own options and the requirement.
+fn sdist<'a>(request: &[&'a str]) -> Vec<&'a str> {
+    [&["-c", SDIST, "--quiet", "--no-input", "--no-deps", "--no-binary", ":all:"], request].concat()
 }
 
 /// Picks the line of a client's output that says what went wrong: the last that names an error, else the last.
@@ -192,6 +204,41 @@ mod tests {
         assert_eq!(complaint("npm error 404 Not Found\n\nsee the log\n").unwrap(), "npm error 404 Not Found");
         assert_eq!(complaint("one\ntwo\n\n").unwrap(), "two");
         assert_eq!(complaint(""), None);
+    }
+
+    #[test]
+    fn a_source_distribution_is_fetched_as_it_is_and_not_run() {
+        if !is_installed("python3") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (index, target) = (folder.path().join("index"), folder.path().join("target"));
+        for made in [&index, &target] {
+            fs::create_dir(made).unwrap();
+        }
+        let trap = format!("open({:?}, 'w')\n", folder.path().join("was-run"));
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), Default::default()));
+        for (name, content) in [("x-1.0/setup.py", trap.as_str()), ("x-1.0/data/a.txt", "words")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+        let bytes = tar.into_inner().unwrap().finish().unwrap();
+        fs::write(index.join("x-1.0.tar.gz"), &bytes).unwrap();
+        let source = Source::PypiSource { requirement: "x==1.0".to_owned(), prefix: String::new() };
+        let package =
+            Package { source: &source, scratch: folder.path(), progress: &crate::progress::NoProgress };
+        let links = index.to_str().unwrap();
+        let fetch = |wanted| {
+            let request = ["--no-index", "--find-links", links, wanted];
+            package.run("python3", &sdist(&request), &target, "x")
+        };
+        fetch("x==1.0").unwrap();
+        assert_eq!(fs::read(target.join("x-1.0.tar.gz")).unwrap(), bytes);
+        assert!(!folder.path().join("was-run").exists());
+        let message = fetch("x==2.0").unwrap_err().to_string();
+        assert!(message.contains("the index has no source distribution x==2.0"), "{message}");
     }
 
     #[test]

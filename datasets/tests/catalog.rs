@@ -1,6 +1,6 @@
 //! The catalog that is part of the crate.
 
-use ssl_datasets::{Catalog, Content, Error, Format, Source};
+use ssl_datasets::{Catalog, Content, Error, Format, Modality, Source};
 
 #[test]
 fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
@@ -8,16 +8,52 @@ fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
     let names: Vec<&str> = catalog.iter().map(|d| d.name.as_str()).collect();
     assert_eq!(
         names,
-        ["fashion-mnist", "cifar10", "cifar100", "cifar10-jpeg", "kmnist", "stl10", "imagenette", "eurosat"]
+        [
+            "fashion-mnist",
+            "cifar10",
+            "cifar100",
+            "cifar10-jpeg",
+            "kmnist",
+            "stl10",
+            "imagenette",
+            "eurosat",
+            "20newsgroups",
+            "reuters-r8",
+            "reuters-r52",
+            "shakespeare",
+            "fortunes-en",
+            "fortunes-de",
+            "fortunes-es",
+            "fortunes-it",
+            "fortunes-ru",
+            "fortunes-pl",
+            "fortunes-cs",
+            "fortunes-br",
+            "wikitext-2",
+            "wikitext-103",
+            "ag-news",
+            "imdb",
+            "sst2",
+            "tiny-shakespeare",
+        ]
     );
     for dataset in &catalog {
         let name = &dataset.name;
         assert!(dataset.license.is_some() || dataset.license_note.is_some(), "{name}: licence");
-        assert!(dataset.citation.is_some() && dataset.homepage.is_some(), "{name}: citation and page");
-        assert!(!dataset.classes.is_empty() && !dataset.splits.is_empty(), "{name}: classes and splits");
+        let is_package =
+            matches!(dataset.sources.first(), Some(source) if !matches!(source, Source::Url { .. }));
+        assert!(dataset.citation.is_some(), "{name}: citation");
+        assert!(dataset.homepage.is_some() || is_package, "{name}: page");
+        assert!(!dataset.splits.is_empty(), "{name}: splits");
+        let is_labelled = dataset.splits.iter().any(|split| split.labelled);
+        assert_eq!(is_labelled, !dataset.classes.is_empty(), "{name}: labels and their classes");
         assert!(dataset.is_verifiable(), "{name}: a hash vouches for each artifact");
         let downloads: Option<u64> = dataset.artifacts.iter().map(|a| a.download_bytes).sum();
-        assert_eq!(dataset.bytes, downloads, "{name}: the size is that of its artifacts");
+        if is_package {
+            assert!(dataset.bytes.is_some(), "{name}: the size of the package");
+        } else {
+            assert_eq!(dataset.bytes, downloads, "{name}: the size is that of its artifacts");
+        }
         for source in &dataset.sources {
             if let Source::Url { base } = source {
                 assert!(base.starts_with("http") && !base.ends_with('/'), "{name}: {base}");
@@ -39,6 +75,30 @@ fn idx_sizes_follow_from_the_counts_of_examples() {
                     _ => None,
                 });
                 assert_eq!(bytes, Some(expected), "{} {file}", dataset.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn classes_stand_in_the_order_in_which_readers_number_them() {
+    let by_meaning = ["ag-news", "sst2"];
+    for dataset in Catalog::builtin().unwrap().iter().filter(|d| d.modality == Modality::Text) {
+        if !by_meaning.contains(&dataset.name.as_str()) {
+            assert!(dataset.classes.is_sorted(), "{}", dataset.name);
+        }
+    }
+}
+
+#[test]
+fn files_of_text_sets_are_those_of_their_splits() {
+    for dataset in Catalog::builtin().unwrap().iter().filter(|d| d.modality == Modality::Text) {
+        let listed: Vec<&String> = dataset.splits.iter().flat_map(|split| &split.files).collect();
+        for artifact in &dataset.artifacts {
+            if let Content::File { path, .. } = &artifact.content {
+                let is_listed =
+                    listed.iter().any(|file| path == *file || path.starts_with(&format!("{file}/")));
+                assert!(is_listed, "{}: {path} is in no split", dataset.name);
             }
         }
     }
@@ -93,6 +153,7 @@ fn a_malformed_catalog_file_is_named() {
         ("cifar-10-batches-bin/test_batch.bin", "/etc/passwd"),
         ("\"title\"", "\"titel\""),
         ("0.4914,", ""),
+        ("\"vision\"", "\"text\""),
     ] {
         let bad = good.replace(wrong, right);
         assert_ne!(bad, good, "{wrong} occurs");
