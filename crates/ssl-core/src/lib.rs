@@ -34,7 +34,7 @@ pub use loader::{Flow, Loader, Source};
 pub use method::{Method, Metrics, Output, Step, encoder_in, named_tensors};
 pub use nn::Mode;
 pub use precision::Precision;
-pub use rng::{Rng, mix, rng};
+pub use rng::{Rng, mix, permuted, rng};
 pub use schedule::Schedule;
 pub use tensor::{dims2, dims3, dims4, no_grad};
 pub use trainer::{Hook, Moment, Trainer};

@@ -32,6 +32,31 @@ pub fn mix(seed: u64, position: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Where `place` of a random order of `0..len` points: a permutation that needs no memory, one for each `key`.
+///
+/// A Feistel network over the next power of four, followed until it falls below `len`.
+///
+/// # Source
+/// Black & Rogaway, 2002, sections 4 and 5: <https://doi.org/10.1007/3-540-45760-7_9>.
+pub fn permuted(place: u64, len: u64, key: u64) -> u64 {
+    if len < 2 {
+        return 0;
+    }
+    let half = (u64::BITS - (len - 1).leading_zeros()).div_ceil(2);
+    let low = (1u64 << half) - 1;
+    let mut at = place % len;
+    loop {
+        let (mut left, mut right) = (at >> half, at & low);
+        for round in 0..4 {
+            (left, right) = (right, left ^ (mix(key ^ (round << 60), right) & low));
+        }
+        at = left << half | right;
+        if at < len {
+            return at;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +69,19 @@ mod tests {
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
         assert_eq!(draw(1, &[2, 3]), all[0]);
+    }
+
+    #[test]
+    fn an_order_without_memory_has_every_place_once_and_differs_by_key() {
+        for len in [1u64, 2, 3, 7, 64, 1000] {
+            let order = |key| (0..len).map(|place| permuted(place, len, key)).collect::<Vec<_>>();
+            let mut sorted = order(5);
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..len).collect::<Vec<_>>());
+            assert!(len < 64 || order(5) != order(6));
+        }
+        // Neighbours part: a step of one is as rare as any other.
+        let steps = (0..9999).filter(|&i| permuted(i, 10_000, 1) + 1 == permuted(i + 1, 10_000, 1)).count();
+        assert!(steps < 10, "{steps}");
     }
 }

@@ -1,3 +1,20 @@
 //! Self-supervised learning on text: readers, tokenizers, models, methods.
 
+mod batch;
+mod heads;
+pub mod methods;
+pub mod models;
+pub mod prepare;
 pub mod readers;
+mod recipe;
+mod source;
+mod store;
+mod texts;
+pub mod tokenizer;
+
+pub use batch::{IGNORED, Sequences, TextBatch, Tokens};
+pub use recipe::Recipe;
+pub use source::SequenceSource;
+pub use store::{StoreOptions, TokenStore};
+pub use texts::Texts;
+pub use tokenizer::{Tokenizer, TokenizerConfig, Vocabulary};

@@ -41,6 +41,8 @@ pub struct AttentionConfig {
     pub qkv_bias: bool,
     /// Probability with which a weight between two positions is dropped in training.
     pub dropout: f64,
+    /// The base of rotary positions, often 10,000; without it attention knows no places.
+    pub rotary: Option<f64>,
 }
 
 /// Attention of each position of a sequence to the others, with a linear layer after it. Weights start as
@@ -52,6 +54,7 @@ pub struct Attention {
     heads: i64,
     dim: i64,
     dropout: Dropout,
+    rotary: Option<f64>,
 }
 
 /// Up to here two matrix products are faster on a CPU than libtorch's fused attention, whose backward pass is slow
@@ -64,12 +67,16 @@ impl Attention {
     /// # Errors
     /// `Error::Config` when the heads do not divide the width, or the dropout is no probability below 1.
     pub fn new(p: &Path, config: &AttentionConfig, qkv: &QkvNames, proj: &str) -> Result<Self> {
-        let AttentionConfig { dim, heads, qkv_bias, dropout } = *config;
+        let AttentionConfig { dim, heads, qkv_bias, dropout, rotary } = *config;
         if heads < 1 || dim < 1 || dim % heads != 0 {
             return Err(Error::config(
                 "heads",
                 format!("expected a divisor of the width {dim}, got {heads}"),
             ));
+        }
+        if rotary.is_some() && (dim / heads) % 2 != 0 {
+            let message = format!("expected an even width of each head, got {}", dim / heads);
+            return Err(Error::config("heads", message));
         }
         let dropout = Dropout::new(rate("attention_dropout", dropout)?)?;
         let linear = |name: &str, output| match qkv_bias {
@@ -83,7 +90,7 @@ impl Attention {
             }
         };
         let proj = Linear::with_init(&at(p, proj), dim, dim, small)?;
-        Ok(Attention { qkv, proj, heads, dim, dropout })
+        Ok(Attention { qkv, proj, heads, dim, dropout, rotary })
     }
 
     /// The same attention, of the same variables.
@@ -106,6 +113,10 @@ impl Attention {
             return Err(Error::Shape { what: "sequences".into(), expected, got: x.size() });
         }
         let [q, k, v] = self.qkv(x, (b, n), mode)?;
+        let [q, k] = match self.rotary {
+            Some(base) => rotated([q, k], base)?,
+            None => [q, k],
+        };
         let dropout = self.dropout.in_mode(mode);
         let y = if q.requires_grad() && !q.device().is_cuda() && n <= PRODUCTS_UP_TO {
             products([&q, &k, &v], mask, dropout)?
@@ -147,6 +158,33 @@ impl Module for Attention {
     }
 }
 
+/// Queries and keys turned by their positions, `[B, H, N, E]` each: pairs of features, one from each half, by angles that
+/// grow along the sequence, so that a product depends on the distance.
+///
+/// # Source
+/// Su et al., 2021, equation 34: <https://arxiv.org/abs/2104.09864>; the halves are those of GPT-NeoX and LLaMA.
+fn rotated(qk: [Tensor; 2], base: f64) -> Result<[Tensor; 2]> {
+    let [q, k] = qk;
+    let shape = q.size();
+    let (n, width) = match shape[..] {
+        [_, _, n, width] => (n, width),
+        _ => {
+            return Err(Error::Shape { what: "queries".into(), expected: "[B, H, N, E]".into(), got: shape });
+        }
+    };
+    let float = (Kind::Float, q.device());
+    let exponents = Tensor::f_arange(width / 2, float)?.f_mul_scalar(-2. * base.ln() / width as f64)?;
+    let angles = Tensor::f_arange(n, float)?.f_unsqueeze(1)?.f_mul(&exponents.f_exp()?)?; // [N, E / 2].
+    let angles = Tensor::f_cat(&[&angles, &angles], 1)?;
+    let (cos, sin) = (angles.f_cos()?.f_to_kind(q.kind())?, angles.f_sin()?.f_to_kind(q.kind())?);
+    let turn = |x: &Tensor| -> Result<Tensor> {
+        let (first, second) = (x.f_narrow(-1, 0, width / 2)?, x.f_narrow(-1, width / 2, width / 2)?);
+        let across = Tensor::f_cat(&[second.f_neg()?, first], -1)?;
+        Ok(x.f_mul(&cos)?.f_add(&across.f_mul(&sin)?)?)
+    };
+    Ok([turn(&q)?, turn(&k)?])
+}
+
 /// Attention as two matrix products with a softmax between them, `[B, H, N, E]` each.
 fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> Result<Tensor> {
     let shape = q.size();
@@ -185,7 +223,8 @@ mod tests {
 
     const FUSED: QkvNames = QkvNames::Fused("qkv");
     const SEPARATE: QkvNames = QkvNames::Separate(["self.query", "self.key", "self.value"]);
-    const SMALL: AttentionConfig = AttentionConfig { dim: 12, heads: 3, qkv_bias: true, dropout: 0. };
+    const SMALL: AttentionConfig =
+        AttentionConfig { dim: 12, heads: 3, qkv_bias: true, dropout: 0., rotary: None };
 
     fn layer(config: &AttentionConfig, names: &QkvNames) -> (VarStore, Attention) {
         let vars = VarStore::new(Device::Cpu);
@@ -315,6 +354,22 @@ mod tests {
         let run = |mode| layer.forward(&x, mode).unwrap();
         assert!(!run(Mode::Train).equal(&run(Mode::Train)));
         assert!(run(Mode::Eval).equal(&run(Mode::Eval)));
+    }
+
+    #[test]
+    fn rotated_queries_and_keys_meet_by_their_distance_alone() {
+        let one = |seed: f64| (Tensor::arange(6, (Kind::Float, Device::Cpu)) * seed).sin();
+        let same = |x: Tensor| x.view([1, 1, 1, 6]).expand([1, 1, 9, 6], false);
+        let [q, k] = rotated([same(one(0.7)), same(one(1.3))], 100.).unwrap();
+        let products = q.matmul(&k.transpose(-2, -1)).view([9, 9]);
+        let at = |i: i64, j: i64| products.double_value(&[i, j]);
+        assert!((at(2, 5) - at(4, 7)).abs() < 1e-5 && (at(2, 5) - at(2, 6)).abs() > 1e-3);
+        // The pair (0, 3) turns by a radian a place, as in transformers' `apply_rotary_pos_emb`.
+        let x = one(0.7);
+        let (a, b) = (x.double_value(&[0]), x.double_value(&[3]));
+        let turned = q.view([9, 6]);
+        assert!((turned.double_value(&[2, 0]) - (a * 2f64.cos() - b * 2f64.sin())).abs() < 1e-6);
+        assert!((turned.double_value(&[2, 3]) - (b * 2f64.cos() + a * 2f64.sin())).abs() < 1e-6);
     }
 
     #[test]

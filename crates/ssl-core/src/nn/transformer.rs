@@ -79,6 +79,8 @@ pub struct BlockConfig {
     pub drop_path: f64,
     /// What a learned factor of each feature at the end of a branch starts from; without it there is no factor.
     pub layer_scale: Option<f64>,
+    /// The base of rotary positions; see [`AttentionConfig::rotary`].
+    pub rotary: Option<f64>,
 }
 
 impl Default for BlockConfig {
@@ -95,6 +97,7 @@ impl Default for BlockConfig {
             attention_dropout: 0.,
             drop_path: 0.,
             layer_scale: None,
+            rotary: None,
         }
     }
 }
@@ -150,11 +153,12 @@ impl Block {
     /// # Errors
     /// `Error::Config` when a number is out of range.
     pub fn new(p: &Path, config: &BlockConfig, names: &Names) -> Result<Self> {
-        let BlockConfig { dim, heads, hidden, qkv_bias, eps, dropout, attention_dropout, .. } = *config;
+        let BlockConfig { dim, heads, hidden, qkv_bias, eps, dropout, attention_dropout, rotary, .. } =
+            *config;
         if hidden < 1 {
             return Err(Error::config("hidden", format!("expected at least 1, got {hidden}")));
         }
-        let attention = AttentionConfig { dim, heads, qkv_bias, dropout: attention_dropout };
+        let attention = AttentionConfig { dim, heads, qkv_bias, dropout: attention_dropout, rotary };
         let factor = |name: &str, start| {
             let (place, name) = name.rsplit_once('.').map_or((p.clone(), name), |(at_, n)| (at(p, at_), n));
             Ok::<_, Error>(place.f_var(name, &[dim], Init::Const(start))?)
@@ -271,6 +275,7 @@ mod tests {
         attention_dropout: 0.,
         drop_path: 0.,
         layer_scale: None,
+        rotary: None,
     };
 
     /// The names of BERT in transformers.

@@ -1,0 +1,22 @@
+//! Networks that read tokens: transformers of BERT's, ELECTRA's and GPT-2's shapes, recurrent networks, tables of
+//! embeddings.
+mod config;
+mod embedding;
+mod encoder;
+mod recurrent;
+mod transformer;
+
+pub use config::{Arch, EncoderConfig, Family, Pooling, Positions};
+pub use embedding::Embedding;
+pub use encoder::{Encoder, Encoders};
+pub use recurrent::Recurrent;
+pub use transformer::Transformer;
+
+/// Where a position may look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attend {
+    /// At all positions.
+    All,
+    /// At itself and those before it.
+    Past,
+}

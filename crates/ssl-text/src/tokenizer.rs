@@ -1,0 +1,526 @@
+//! Tokenizers: trained on a corpus, saved as `tokenizer.json`, loaded from one, also from another program's.
+//!
+//! Source: Schuster & Nakajima, 2012 (WordPiece); Sennrich et al., 2016 (byte pair encoding):
+//! <https://arxiv.org/abs/1508.07909>; Kudo, 2018 (Unigram): <https://arxiv.org/abs/1804.10959>; the `tokenizers` crate
+//! does the work, and its files are those of transformers.
+use crate::readers::{Corpus, Document};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use ssl_core::checkpoint::write_atomically;
+use ssl_core::{Error, Flow, Result};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::models::unigram::UnigramTrainer;
+use tokenizers::models::wordlevel::WordLevelTrainer;
+use tokenizers::models::wordpiece::WordPieceTrainer;
+use tokenizers::{AddedToken, Tokenizer as Inner};
+
+/// How text is cut into tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Pieces of words, as BERT's.
+    WordPiece,
+    /// Pairs of bytes joined by frequency, as GPT-2's.
+    Bpe,
+    /// Pieces by a unigram language model, as `SentencePiece`'s.
+    Unigram,
+    /// Single characters.
+    Characters,
+    /// Words between white space and punctuation, the frequent ones.
+    Words,
+}
+
+/// A tokenizer that is to be trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// How text is cut.
+    pub kind: Kind,
+    /// Tokens at most, special ones included.
+    pub vocab_size: usize,
+    /// Whether case and accents are dropped.
+    pub lowercase: bool,
+    /// How often a token occurs in the corpus at least.
+    pub min_frequency: u64,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        TokenizerConfig { kind: Kind::WordPiece, vocab_size: 8192, lowercase: true, min_frequency: 2 }
+    }
+}
+
+/// The numbers of the special tokens, where a tokenizer has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Specials {
+    /// Fills up.
+    pub pad: Option<u32>,
+    /// Stands for what is unknown.
+    pub unk: Option<u32>,
+    /// Begins a sequence.
+    pub cls: Option<u32>,
+    /// Ends a document.
+    pub sep: Option<u32>,
+    /// Stands for what is hidden.
+    pub mask: Option<u32>,
+}
+
+impl Specials {
+    fn all(self) -> impl Iterator<Item = u32> {
+        [self.pad, self.unk, self.cls, self.sep, self.mask].into_iter().flatten()
+    }
+}
+
+/// What a network has to know of a tokenizer.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    /// Tokens.
+    pub size: i64,
+    /// The special ones.
+    pub specials: Specials,
+    /// Whether each token begins a word, or stands for itself.
+    starts_word: Arc<[bool]>,
+}
+
+impl Vocabulary {
+    /// A vocabulary without a tokenizer; `starts_word` says of each token whether it begins a word.
+    pub fn new(starts_word: &[bool], specials: Specials) -> Self {
+        Vocabulary { size: starts_word.len() as i64, specials, starts_word: starts_word.into() }
+    }
+
+    /// Whether a token begins a word, or stands for itself.
+    pub fn starts_word(&self, id: i64) -> bool {
+        usize::try_from(id).ok().and_then(|id| self.starts_word.get(id).copied()).unwrap_or(true)
+    }
+
+    /// Whether a token is a special one.
+    pub fn is_special(&self, id: i64) -> bool {
+        self.specials.all().any(|special| i64::from(special) == id)
+    }
+
+    /// The number of a special token, for `method`, which needs it.
+    ///
+    /// # Errors
+    /// `Error::Config` when the tokenizer has none.
+    pub fn special(&self, which: SpecialToken, method: &str) -> Result<i64> {
+        let Specials { pad, cls, sep, mask, .. } = self.specials;
+        let (id, names) = match which {
+            SpecialToken::Pad => (pad, PAD),
+            SpecialToken::Cls => (cls, CLS),
+            SpecialToken::Sep => (sep, SEP),
+            SpecialToken::Mask => (mask, MASK),
+        };
+        id.map(i64::from).ok_or_else(|| {
+            let message =
+                format!("{method} needs one of the special tokens {}, it has none", names.join(", "));
+            Error::config("tokenizer", message)
+        })
+    }
+}
+
+/// A special token that a method may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialToken {
+    /// Fills up.
+    Pad,
+    /// Begins a sequence.
+    Cls,
+    /// Ends a document.
+    Sep,
+    /// Stands for what is hidden.
+    Mask,
+}
+
+const PAD: &[&str] = &["[PAD]", "<pad>", "<|endoftext|>"];
+const UNK: &[&str] = &["[UNK]", "<unk>", "<|endoftext|>"];
+const CLS: &[&str] = &["[CLS]", "<s>", "<|endoftext|>"];
+const SEP: &[&str] = &["[SEP]", "</s>", "<|endoftext|>"];
+const MASK: &[&str] = &["[MASK]", "<mask>"];
+
+/// A tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: Inner,
+    vocabulary: Vocabulary,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// `Error::Data` when it is none.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let inner = Inner::from_bytes(bytes)
+            .map_err(|e| Error::data(path, format!("expected the tokenizer.json of a tokenizer: {e}")))?;
+        Tokenizer::of(inner)
+    }
+
+    /// Trains one on the documents of a corpus, in parallel; `progress` is told the bytes of each.
+    ///
+    /// # Errors
+    /// `Error::Config` when the vocabulary is smaller than the alphabet; what the corpus says.
+    pub fn train(
+        config: &TokenizerConfig,
+        corpus: &dyn Corpus,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let failed = |e: tokenizers::Error| Error::config("tokenizer", e.to_string());
+        let specials = special_names(config.kind);
+        if config.vocab_size <= specials.len() {
+            let message = format!(
+                "expected more than the {} special tokens, got {}",
+                specials.len(),
+                config.vocab_size
+            );
+            return Err(Error::config("vocab_size", message));
+        }
+        let text = untrained(config).to_string();
+        let mut inner = Inner::from_bytes(text.as_bytes()).map_err(failed)?;
+        let mut trainer = trainer(config, &specials).map_err(failed)?;
+        let read = std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel::<String>(256);
+            let reader = scope.spawn(move || {
+                corpus.for_each(&mut |Document { text, .. }| {
+                    progress(text.len() as u64);
+                    // The receiver hangs up when training fails.
+                    Ok(if sender.send(text).is_ok() { Flow::Continue } else { Flow::Stop })
+                })
+            });
+            let trained = inner.train(&mut trainer, receiver.into_iter()).map(drop).map_err(failed);
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            read.and(trained)
+        });
+        read?;
+        let tokenizer = Tokenizer::of(inner)?;
+        let size = tokenizer.vocabulary.size as usize;
+        if size > config.vocab_size {
+            let message = format!(
+                "expected room for the alphabet of the corpus, {size} tokens, got {}",
+                config.vocab_size
+            );
+            return Err(Error::config("vocab_size", message));
+        }
+        Ok(tokenizer)
+    }
+
+    fn of(inner: Inner) -> Result<Self> {
+        let named = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
+        let specials = Specials {
+            pad: named(PAD),
+            unk: named(UNK),
+            cls: named(CLS),
+            sep: named(SEP),
+            mask: named(MASK),
+        };
+        let mark = WordMark::of(&inner)?;
+        let mut starts_word = vec![true; inner.get_vocab_size(true)];
+        for (token, id) in inner.get_vocab(true) {
+            if let Some(place) = starts_word.get_mut(id as usize) {
+                *place = specials.all().any(|special| special == id) || mark.starts(&token);
+            }
+        }
+        let vocabulary = Vocabulary::new(&starts_word, specials);
+        Ok(Tokenizer { inner, vocabulary })
+    }
+
+    /// Writes a `tokenizer.json`, whole or not at all.
+    ///
+    /// # Errors
+    /// `Error::Io` when the disk refuses.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, self.to_json()?.as_bytes())
+    }
+
+    /// The content of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// `Error::Config` when it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|e| Error::config("tokenizer", e.to_string()))
+    }
+
+    /// What a network has to know of it.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The tokens of a text, without special ones.
+    ///
+    /// # Errors
+    /// `Error::Config` when the tokenizer refuses it: it has a token that it does not know, and none for the unknown.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(refused)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// [`Tokenizer::encode`] of many texts, on all threads.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_all(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
+        let encodings = self.inner.encode_batch_fast(texts, false).map_err(refused)?;
+        Ok(encodings.into_iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    /// The text of tokens, without special ones.
+    ///
+    /// # Errors
+    /// `Error::Config` when the tokenizer refuses a token.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(refused)
+    }
+
+    /// A token as the vocabulary has it.
+    pub fn token(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_else(|| format!("<{id}>"))
+    }
+
+    /// The number of a token as the vocabulary has it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+}
+
+fn refused(e: tokenizers::Error) -> Error {
+    Error::config("tokenizer", e.to_string())
+}
+
+/// How the tokens that begin a word are told from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WordMark {
+    /// All do.
+    All,
+    /// Those without `##` before them.
+    Continued,
+    /// Those with a sign for white space before them.
+    Space(char),
+}
+
+impl WordMark {
+    fn of(inner: &Inner) -> Result<Self> {
+        let text = serde_json::to_value(inner).map_err(|e| Error::config("tokenizer", e.to_string()))?;
+        let is = |part: &str, kind: &str| text[part]["type"] == kind;
+        Ok(match text["model"]["type"].as_str() {
+            Some("WordPiece") => WordMark::Continued,
+            Some("Unigram") => WordMark::Space('\u{2581}'),
+            Some("BPE") if is("decoder", "ByteLevel") => WordMark::Space('\u{120}'),
+            _ => WordMark::All,
+        })
+    }
+
+    fn starts(self, token: &str) -> bool {
+        match self {
+            WordMark::All => true,
+            WordMark::Continued => !token.starts_with("##"),
+            WordMark::Space(sign) => token.starts_with(sign),
+        }
+    }
+}
+
+/// The special tokens of a kind, in the order of their numbers.
+fn special_names(kind: Kind) -> [&'static str; 5] {
+    match kind {
+        Kind::WordPiece => ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        _ => ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    }
+}
+
+/// A `tokenizer.json` whose vocabulary is empty.
+fn untrained(config: &TokenizerConfig) -> Value {
+    let lower = json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]});
+    let plain = if config.lowercase { lower } else { Value::Null };
+    let (normalizer, pre_tokenizer, decoder, model) = match config.kind {
+        Kind::WordPiece => (
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": config.lowercase}),
+            json!({"type": "BertPreTokenizer"}),
+            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+            json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": {}}),
+        ),
+        Kind::Bpe => (
+            plain,
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+            json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": {}, "merges": []}),
+        ),
+        Kind::Unigram => (
+            if config.lowercase { plain } else { json!({"type": "NFKC"}) },
+            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true}),
+            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true}),
+            json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}),
+        ),
+        Kind::Characters => (
+            plain,
+            json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false}),
+            json!({"type": "Fuse"}),
+            json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {}}),
+        ),
+        Kind::Words => (
+            plain,
+            json!({"type": "Whitespace"}),
+            Value::Null,
+            json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {}}),
+        ),
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer, "post_processor": framed(config.kind), "decoder": decoder, "model": model
+    })
+}
+
+/// What puts the special tokens around a text in other programs.
+fn framed(kind: Kind) -> Value {
+    let names = special_names(kind);
+    let (cls, sep) = if kind == Kind::WordPiece { ("[CLS]", "[SEP]") } else { ("<s>", "</s>") };
+    let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    let known = |name: &str| {
+        let id = names.iter().position(|known| *known == name);
+        json!({"id": name, "ids": [id], "tokens": [name]})
+    };
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special(cls), text("A"), special(sep)],
+        "pair": [special(cls), text("A"), special(sep), text("B"), special(sep)],
+        "special_tokens": {cls: known(cls), sep: known(sep)}
+    })
+}
+
+/// Characters of a WordPiece alphabet, the most frequent: one of every script would fill the vocabulary.
+const ALPHABET: usize = 1000;
+
+fn trainer(config: &TokenizerConfig, specials: &[&str]) -> tokenizers::Result<TrainerWrapper> {
+    let special: Vec<AddedToken> = specials.iter().map(|name| AddedToken::from(*name, true)).collect();
+    let TokenizerConfig { vocab_size, min_frequency, .. } = *config;
+    Ok(match config.kind {
+        Kind::WordPiece => WordPieceTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(min_frequency)
+            .limit_alphabet(ALPHABET)
+            .special_tokens(special)
+            .show_progress(false)
+            .build()
+            .into(),
+        Kind::Bpe => BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(min_frequency)
+            .initial_alphabet(
+                tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect(),
+            )
+            .special_tokens(special)
+            .show_progress(false)
+            .build()
+            .into(),
+        Kind::Unigram => UnigramTrainer::builder()
+            .vocab_size(u32::try_from(vocab_size).unwrap_or(u32::MAX))
+            .unk_token(Some("<unk>".to_string()))
+            .special_tokens(special)
+            .show_progress(false)
+            .build()?
+            .into(),
+        Kind::Characters | Kind::Words => {
+            let all = config.kind == Kind::Characters;
+            WordLevelTrainer::builder()
+                // Of characters one more, so that an alphabet that does not fit is seen.
+                .vocab_size(vocab_size + usize::from(all))
+                .min_frequency(if all { 0 } else { min_frequency })
+                .special_tokens(special)
+                .show_progress(false)
+                .build()?
+                .into()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Texts;
+
+    const PROSE: [&str; 4] = [
+        "The quick brown fox jumps over the lazy dog.",
+        "The lazy dog sleeps; the quick fox jumps.",
+        "Dogs and foxes: quick, lazy, brown.",
+        "Caf\u{e9} na\u{ef}ve \u{2014} the fox.",
+    ];
+
+    fn train(kind: Kind, vocab_size: usize) -> Result<Tokenizer> {
+        let lowercase = kind == Kind::WordPiece;
+        let config = TokenizerConfig { kind, vocab_size, lowercase, min_frequency: 1 };
+        Tokenizer::train(&config, &Texts::new(PROSE).unwrap(), &|_| {})
+    }
+
+    #[test]
+    fn every_kind_reads_back_what_it_cut() {
+        for (kind, size, expected) in [
+            (Kind::WordPiece, 120, "the quick fox sleeps."),
+            (Kind::Bpe, 400, "The quick fox sleeps."),
+            (Kind::Unigram, 60, "The quick fox sleeps."),
+            (Kind::Characters, 60, "The quick fox sleeps."),
+            (Kind::Words, 60, "The quick fox sleeps ."),
+        ] {
+            let tokenizer = train(kind, size).unwrap();
+            let ids = tokenizer.encode("The quick fox sleeps.").unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), expected, "{kind:?}");
+            let Specials { pad, unk, cls, sep, mask } = tokenizer.vocabulary().specials;
+            assert!([pad, unk, cls, sep, mask].iter().all(Option::is_some), "{kind:?}");
+            assert!(tokenizer.vocabulary().size as usize <= size, "{kind:?}");
+            // From its file it is the same.
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("tokenizer.json");
+            tokenizer.save(&path).unwrap();
+            let loaded = Tokenizer::load(&path).unwrap();
+            assert_eq!(loaded.encode("The quick fox sleeps.").unwrap(), ids, "{kind:?}");
+            assert_eq!(loaded.vocabulary().specials, tokenizer.vocabulary().specials);
+        }
+    }
+
+    #[test]
+    fn tokens_that_go_on_with_a_word_are_known() {
+        for (kind, size) in [(Kind::WordPiece, 60), (Kind::Bpe, 300), (Kind::Unigram, 55)] {
+            let tokenizer = train(kind, size).unwrap();
+            let ids = tokenizer.encode(" quick foxes").unwrap();
+            let starts = ids.iter().filter(|&&id| tokenizer.vocabulary().starts_word(id.into())).count();
+            assert!(starts == 2 && ids.len() > 2, "{kind:?}: {ids:?}");
+        }
+        let characters = train(Kind::Characters, 60).unwrap();
+        assert!((0..characters.vocabulary().size).all(|id| characters.vocabulary().starts_word(id)));
+    }
+
+    #[test]
+    fn a_vocabulary_smaller_than_the_alphabet_is_refused() {
+        for kind in [Kind::WordPiece, Kind::Bpe, Kind::Characters] {
+            let message = train(kind, 20).unwrap_err().to_string();
+            assert!(message.starts_with("vocab_size: expected room for the alphabet"), "{kind:?}: {message}");
+        }
+        let message = train(Kind::Words, 5).unwrap_err().to_string();
+        assert_eq!(message, "vocab_size: expected more than the 5 special tokens, got 5");
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, "{}").unwrap();
+        let message = Tokenizer::load(&path).unwrap_err().to_string();
+        assert!(message.contains("expected the tokenizer.json of a tokenizer"), "{message}");
+        let none = Vocabulary::new(&[true], Specials::default());
+        let message = none.special(SpecialToken::Mask, "mlm").unwrap_err().to_string();
+        assert_eq!(message, "tokenizer: mlm needs one of the special tokens [MASK], <mask>, it has none");
+    }
+
+    #[test]
+    fn training_tells_the_bytes_that_it_has_read() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let read = AtomicU64::new(0);
+        let texts = Texts::new(PROSE).unwrap();
+        let config = TokenizerConfig { vocab_size: 200, ..TokenizerConfig::default() };
+        Tokenizer::train(&config, &texts, &|bytes| drop(read.fetch_add(bytes, Ordering::Relaxed))).unwrap();
+        assert_eq!(read.into_inner(), texts.bytes());
+    }
+}
