@@ -1,6 +1,7 @@
 //! Layers whose forward pass returns a `Result`, with PyTorch's default initialization and variable names.
 
 mod attention;
+mod conv1d;
 mod drop;
 mod init;
 mod layers;
@@ -10,6 +11,7 @@ mod projector;
 mod transformer;
 
 pub use attention::{Attention, AttentionConfig, AttentionMask, QkvNames};
+pub use conv1d::Conv1d;
 pub use drop::{DropPath, Dropout};
 pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
