@@ -1,1 +1,9 @@
 //! Self-supervised learning on sound: readers, front ends, augmentations, encoders, methods.
+
+mod clip;
+pub mod level;
+pub mod readers;
+mod resample;
+
+pub use clip::{AudioDataset, ClipArray};
+pub use resample::Resampler;
