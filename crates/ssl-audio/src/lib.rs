@@ -1,6 +1,7 @@
 //! Self-supervised learning on sound: readers, front ends, augmentations, encoders, methods.
 
 mod clip;
+pub mod frontend;
 pub mod level;
 pub mod readers;
 mod resample;

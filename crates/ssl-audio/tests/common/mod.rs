@@ -1,5 +1,5 @@
 //! Files of sound for the tests, written by another library than reads them.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 use ssl_audio::AudioDataset;
 use ssl_audio::readers::{Options, Split, open};
 use ssl_core::Result;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A WAV file of 16-bit integers.
-pub fn wav(path: &Path, sample_rate: u32, channels: u16, samples: &[i16]) {
+pub(crate) fn wav(path: &Path, sample_rate: u32, channels: u16, samples: &[i16]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let spec = hound::WavSpec {
         channels,
@@ -22,26 +22,26 @@ pub fn wav(path: &Path, sample_rate: u32, channels: u16, samples: &[i16]) {
 }
 
 /// A tone of `count` samples, at a level of its own for each `level` from 1 on.
-pub fn tone(level: usize, count: usize) -> Vec<i16> {
+pub(crate) fn tone(level: usize, count: usize) -> Vec<i16> {
     (0..count).map(|n| (level as f64 * 500.0 * (n as f64 * 0.2).sin()) as i16).collect()
 }
 
 /// A file of the fixtures.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// Options for sound of 8 kHz.
-pub fn options(max_bad: f64) -> Options {
+pub(crate) fn options(max_bad: f64) -> Options {
     Options { sample_rate: 8_000, max_bad, ..Options::default() }
 }
 
 /// The training set at a path, at 8 kHz.
-pub fn train(path: &Path) -> Result<Arc<dyn AudioDataset>> {
+pub(crate) fn train(path: &Path) -> Result<Arc<dyn AudioDataset>> {
     open(path, Split::Train, &options(0.01))
 }
 
 /// The message of an error.
-pub fn message<T>(result: Result<T>) -> String {
+pub(crate) fn message<T>(result: Result<T>) -> String {
     result.err().expect("an error").to_string()
 }
