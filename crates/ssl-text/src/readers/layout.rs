@@ -265,6 +265,11 @@ pub(crate) fn walk(root: &Path, options: &Options) -> Result<Vec<PathBuf>> {
     if paths.is_empty() && !others.is_empty() {
         return Err(nothing_at(root, &others));
     }
+    // Beside texts a JSON file describes them, as a rule.
+    let is_json = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+    if !paths.iter().all(is_json) {
+        paths.retain(|path| !is_json(path));
+    }
     paths.sort();
     Ok(paths)
 }

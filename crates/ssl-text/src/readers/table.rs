@@ -60,6 +60,8 @@ struct Table {
     is_gzip: bool,
     /// What lies before the first byte that the reader sees.
     offset: u64,
+    /// How many lines that is.
+    lines: u64,
 }
 
 /// A stream that fails when a row takes more than is left to it.
@@ -175,7 +177,11 @@ pub(crate) fn check(part: &Part, dialect: &Dialect) -> Result<()> {
 }
 
 fn open(part: &Part, dialect: &Dialect, position: Rc<Cell<u64>>) -> Result<Table, Refusal> {
-    let input = Input::open(&part.file, position)?;
+    let mut input = Input::open(&part.file, position)?;
+    let (layout, lines) = match dialect {
+        Dialect::Orange => (orange(&part.file, &mut input)?, 3),
+        _ => (Layout { text: vec![1, 2], label: Some(0), fields: 3 }, 0),
+    };
     let (is_gzip, offset) = (input.is_gzip(), input.offset);
     let is_quoted = matches!(dialect, Dialect::AgNews | Dialect::Named { separator: Separator::Comma, .. });
     let left = Rc::new(Cell::new(LONGEST));
@@ -186,18 +192,20 @@ fn open(part: &Part, dialect: &Dialect, position: Rc<Cell<u64>>) -> Result<Table
         .flexible(true)
         .buffer_capacity(super::cut::CHUNK)
         .from_reader(Bounded { stream: input.into_stream(), left: Rc::clone(&left) });
-    let layout = Layout { text: vec![1, 2], label: Some(0), fields: 3 };
-    let mut table = Table { rows, layout, left, is_gzip, offset };
-    table.layout = match dialect {
-        Dialect::AgNews => return Ok(table),
-        Dialect::Orange => orange(&part.file, &mut table)?,
-        Dialect::Named { text, label, .. } => named(&part.file, &mut table, text, label.as_deref())?,
-    };
+    let mut table = Table { rows, layout, left, is_gzip, offset, lines };
+    if let Dialect::Named { text, label, .. } = dialect {
+        table.layout = named(&part.file, &mut table, text, label.as_deref())?;
+    }
     Ok(table)
 }
 
 fn named(file: &Path, table: &mut Table, text: &str, label: Option<&str>) -> Result<Layout> {
-    let names = table.header(file)?;
+    let mut record = ByteRecord::new();
+    if table.next(file, &mut record)?.is_none() {
+        return Err(Error::data(file, "expected a line with the names of the columns, found no line"));
+    }
+    let names: Vec<String> =
+        record.iter().map(|name| String::from_utf8_lossy(name).trim().to_string()).collect();
     let find = |wanted: &str| {
         let found = names.iter().position(|name| name == wanted);
         found.ok_or_else(|| unknown_column(file, wanted, &names))
@@ -205,39 +213,40 @@ fn named(file: &Path, table: &mut Table, text: &str, label: Option<&str>) -> Res
     Ok(Layout { text: vec![find(text)?], label: label.map(find).transpose()?, fields: names.len() })
 }
 
-fn orange(file: &Path, table: &mut Table) -> Result<Layout> {
-    let (names, types, flags) = (table.header(file)?, table.header(file)?, table.header(file)?);
+/// Reads the three lines of header, of which the third may be blank.
+fn orange(file: &Path, input: &mut Input) -> Result<Layout> {
+    let ends: Vec<usize> = memchr::memchr_iter(b'\n', &input.head).take(3).collect();
+    let &[first, second, third] = ends.as_slice() else {
+        return Err(Error::data(file, format!("expected three lines of header, found {}", ends.len())));
+    };
+    let fields = |from: usize, to: usize| -> Vec<String> {
+        let line = String::from_utf8_lossy(input.head.get(from..to).unwrap_or_default());
+        line.split('\t').map(|field| field.trim().to_string()).collect()
+    };
+    let (names, types, flags) = (fields(0, first), fields(first + 1, second), fields(second + 1, third));
     let text = types.iter().position(|kind| kind == "string" || kind == "s");
     let text = text.ok_or_else(|| {
         let found = types.join("`, `");
         Error::data(file, format!("line 2: expected a column of type `string`, found `{found}`"))
     })?;
     let label = flags.iter().position(|flag| flag == "class");
+    input.skip(file, third as u64 + 1)?;
     Ok(Layout { text: vec![text], label, fields: names.len() })
 }
 
 impl Table {
-    fn header(&mut self, file: &Path) -> Result<Vec<String>> {
-        let mut record = ByteRecord::new();
-        if self.next(file, &mut record)?.is_none() {
-            return Err(Error::data(file, "expected a line with the names of the columns, found no line"));
-        }
-        Ok(record.iter().map(|name| String::from_utf8_lossy(name).trim().to_string()).collect())
-    }
-
     /// Reads a row and says where it begins; none behind the last.
     fn next(&mut self, file: &Path, record: &mut ByteRecord) -> Result<Option<Row>> {
         self.left.set(LONGEST);
-        let read = self.rows.read_byte_record(record);
-        let before = self.rows.position();
-        match read {
+        let before = self.rows.position().clone();
+        match self.rows.read_byte_record(record) {
             Ok(false) => Ok(None),
             Ok(true) => {
-                let at = record.position().unwrap_or(before);
-                Ok(Some(Row { line: at.line(), offset: self.offset + at.byte() }))
+                let at = record.position().unwrap_or(&before);
+                Ok(Some(Row { line: self.lines + at.line(), offset: self.offset + at.byte() }))
             }
             Err(error) => {
-                let at = format!("behind line {}", before.line());
+                let at = format!("line {}", self.lines + before.line());
                 Err(match error.into_kind() {
                     csv::ErrorKind::Io(source) if source.get_ref().is_some() && !self.is_gzip => {
                         Error::data(file, format!("{at}: {source}: is a quotation mark not closed?"))
