@@ -1,10 +1,18 @@
 //! Self-supervised learning on sound: readers, front ends, augmentations, encoders, methods.
 
+pub mod augment;
+mod clean;
 mod clip;
 pub mod frontend;
 pub mod level;
+mod random;
 pub mod readers;
 mod resample;
+mod source;
 
+pub use augment::{Augment, Augmenter, SpecMask};
+pub use clean::Clean;
 pub use clip::{AudioDataset, ClipArray};
+pub use level::Level;
 pub use resample::Resampler;
+pub use source::{Epoch, Place, Sampling, WindowSource};
