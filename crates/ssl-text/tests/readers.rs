@@ -186,6 +186,11 @@ fn folders_without_splits_are_training_sets() {
     // A file beside the folders is in no class, so that there are none.
     put(classes.path(), "top/c.txt", "three");
     assert_eq!(rows(&*train(classes.path()).unwrap()).iter().filter(|(_, label)| *label >= 0).count(), 0);
+    // What tells about a folder is no document, and hides no folder; anything else beside a folder counts.
+    let told = folder(&[("README", "about"), ("top/x/a.txt", "one"), ("top/y/b.txt", "two")]);
+    assert_eq!(rows(&*train(told.path()).unwrap()), [row("one", 0), row("two", 1)]);
+    let beside = folder(&[("LICENSE.txt", "terms"), ("a.txt", "one"), ("more/b.txt", "two")]);
+    assert_eq!(rows(&*train(beside.path()).unwrap()), [row("one", -1), row("two", -1)]);
     let corrupt = folder(&[("train.csv", "text\na\n"), ("test.csv", "txt\na\n")]);
     for (path, is_absent) in [(flat.path(), true), (classes.path(), true), (corrupt.path(), false)] {
         let error = open(path, Split::Test, &Options::default()).unwrap_err();
@@ -227,6 +232,21 @@ fn tables_with_a_column_of_labels_are_classified() {
     let numbered = open(&tsv.path().join("t.tsv"), Split::Train, &labelled("class")).unwrap();
     assert_eq!(numbered.class_names(), ["9", "10"]);
     assert_eq!(rows(&*numbered), [row("say \"so", 1), row("b", 0), row("c", -1)]);
+}
+
+#[test]
+fn rows_lie_where_they_say_behind_marks_and_headers_too() {
+    let head = "Text\tN\nstring\td\n\t\n";
+    let files = [("a.csv", "\u{feff}n,text\n1,x\n2\n"), ("b.tab", &format!("{head}x\t1\ny\n"))];
+    let root = folder(&files);
+    for (name, content) in files {
+        let set = open(&root.path().join(name), Split::Train, &Options { max_bad: 1., ..Options::default() });
+        let set = set.unwrap();
+        let offset = documents(&*set).unwrap()[0].place.offset as usize;
+        assert!(["1,x", "x\t1"].iter().any(|row| content[offset..].starts_with(row)), "{name}: {offset}");
+        let line = content.lines().count();
+        assert!(set.skipped()[0].contains(&format!("line {line}: expected 2 fields, found 1")), "{set:?}");
+    }
 }
 
 #[test]
@@ -290,6 +310,9 @@ fn a_file_that_is_wrong_throughout_is_not_read_to_its_end() {
     let root = folder(&[("a.jsonl", &"{\"text\": 1}\n".repeat(5000))]);
     let error = fault(&root.path().join("a.jsonl"), &Options { max_bad: 0.9, ..Options::default() });
     assert!(error.contains("20 of 20 documents so far"), "{error}");
+    put(root.path(), "b.jsonl", "{\"text\": 1}\n{\"text\": \"a\"}\n".repeat(5000));
+    let error = fault(&root.path().join("b.jsonl"), &Options { max_bad: 0.1, ..Options::default() });
+    assert!(error.contains("501 of 1001 documents so far"), "{error}");
 }
 
 #[test]
@@ -304,6 +327,13 @@ fn documents_without_text_are_counted_and_the_first_hundred_named() {
     let skipped = set.skipped();
     assert_eq!((skipped.len(), skipped[100].as_str()), (101, "and 150 more"));
     assert!(skipped[0].ends_with("d.csv: line 2: no text"), "{}", skipped[0]);
+    // A pass that ends early knows less, and what is known is not forgotten.
+    put(root.path(), "e.txt", b"1\n\xff\n2\n\xff");
+    let all = Options { max_bad: 1., ..cut(Cut::Lines) };
+    let set = open(&root.path().join("e.txt"), Split::Train, &all).unwrap();
+    assert_eq!((texts(&*set).len(), set.skipped().len()), (2, 2));
+    set.for_each(&mut |_| Ok(Flow::Stop)).unwrap();
+    assert_eq!(set.skipped().len(), 2);
 }
 
 #[test]

@@ -186,6 +186,21 @@ fn data_without_a_test_set_lends_a_tenth_of_its_documents() {
 }
 
 #[test]
+fn much_data_lends_about_ten_thousand_documents() {
+    let lines: String = (0..200_000).map(|n| format!("the line number {n}\n")).collect();
+    let root = folder(&[("a.txt", &lines)]);
+    let options = Options { documents: Cut::Lines, ..Options::default() };
+    let splits = open_splits(root.path(), &options).unwrap();
+    let mut held = 0;
+    let count = |_| {
+        held += 1;
+        Ok(Flow::Continue)
+    };
+    splits.test.unwrap().0.for_each(&mut { count }).unwrap();
+    assert!((9_000..10_500).contains(&held), "{held}");
+}
+
+#[test]
 fn few_files_lend_the_last_tenth_of_each_and_too_little_lends_nothing() {
     let text = "Some words on a line.\n".repeat(500);
     let root = folder(&[("a.txt", &text), ("b.txt", &text)]);

@@ -249,7 +249,7 @@ fn without_break(document: &[u8]) -> &[u8] {
 /// ` = Title = `, and not the ` = = Section = = ` of a part.
 fn is_title(line: &[u8]) -> bool {
     let inner = line.trim_ascii().strip_prefix(b"= ").and_then(|rest| rest.strip_suffix(b" ="));
-    inner.is_some_and(|inner| !inner.starts_with(b"=") && !inner.ends_with(b"=") && !inner.is_empty())
+    inner.is_some_and(|inner| !inner.starts_with(b"=") && !inner.is_empty())
 }
 
 /// Where the text of a book of Project Gutenberg begins, if the head of a file is that of one.
@@ -329,8 +329,10 @@ mod tests {
         assert_eq!(&book[start..start + 5], b"Text.");
         assert_eq!(book_start(b"no book\n"), None);
         for chunk in [1, 7, 1000] {
-            let text = cut(&book[start..], chunk, &Border::None, 999, true);
-            assert_eq!(text, [(b"Text.\n".to_vec(), 0)]);
+            for end in [book.len(), book.len() - 9] {
+                let text = cut(&book[start..end], chunk, &Border::None, 999, true);
+                assert_eq!(text, [(b"Text.\n".to_vec(), 0)]);
+            }
         }
     }
 
