@@ -4,9 +4,8 @@ use super::decode::{breaks, decode, decode_lossy};
 use super::{Corpus, Document, Encoding, Options, Place};
 use super::{json, plain, table};
 use ssl_core::{Error, Flow, Result, mix};
-use std::cell::Cell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many of the skipped documents are named.
@@ -41,23 +40,24 @@ pub(crate) struct Part {
     pub(crate) end: Option<u64>,
 }
 
-/// Which values of a label column are which class.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The classes, and which values of a label column mean them.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Classes {
-    /// What the files have, in the order of the labels.
-    pub(crate) values: Vec<String>,
-    /// What the classes are called.
     pub(crate) names: Vec<String>,
+    numbers: HashMap<String, i64>,
 }
 
 impl Classes {
     /// Classes that are called as the files have them.
     pub(crate) fn named(names: Vec<String>) -> Self {
-        Classes { values: names.clone(), names }
+        let numbers = names.iter().cloned().zip(0..).collect();
+        Classes { names, numbers }
     }
 
-    fn number(&self, value: &str) -> Option<i64> {
-        self.values.iter().position(|known| known == value).and_then(|index| i64::try_from(index).ok())
+    /// Classes that the files have as numbers, from `first` on.
+    pub(crate) fn numbered(names: &[&str], first: i64) -> Self {
+        let numbers = (first..).zip(0..).take(names.len()).map(|(value, class)| (value.to_string(), class));
+        Classes { numbers: numbers.collect(), names: names.iter().map(|name| name.to_string()).collect() }
     }
 }
 
@@ -136,15 +136,7 @@ impl Files {
 
 impl Corpus for Files {
     fn for_each(&self, f: &mut dyn FnMut(Document) -> Result<Flow>) -> Result<()> {
-        let mut pass = Pass {
-            files: self,
-            f,
-            position: Rc::default(),
-            seen: 0,
-            bad: 0,
-            first: None,
-            notes: Notes::default(),
-        };
+        let mut pass = Pass { files: self, f, seen: 0, bad: 0, first: None, notes: Notes::default() };
         let outcome = pass.run();
         let notes = pass.notes;
         let mut kept = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,8 +173,6 @@ struct Found {
 pub(crate) struct Pass<'a> {
     pub(crate) files: &'a Files,
     f: &'a mut dyn FnMut(Document) -> Result<Flow>,
-    /// How many bytes of the current file were read from the disk.
-    pub(crate) position: Rc<Cell<u64>>,
     seen: u64,
     bad: u64,
     first: Option<Found>,
@@ -235,8 +225,8 @@ impl Pass<'_> {
         }
         let label = match label.filter(|value| !value.is_empty()) {
             None => part.label,
-            Some(value) => match self.files.classes.number(value) {
-                Some(number) => Some(number),
+            Some(value) => match self.files.classes.numbers.get(value) {
+                Some(&number) => Some(number),
                 None => {
                     self.bad(part, format!("line {}: unknown class `{value}`", place.line))?;
                     return Ok(Flow::Continue);
@@ -252,19 +242,23 @@ impl Pass<'_> {
                 return Ok(Flow::Continue);
             }
         };
-        let (max, mut rest) = (self.files.options.max_document_bytes, breaks(text));
-        while rest.len() > max {
-            let tail = rest.split_off(cut_point(rest.as_bytes(), max, Encoding::Utf8));
-            let piece = std::mem::replace(&mut rest, tail);
-            if !piece.trim_ascii().is_empty() && self.give(part, piece, label, place.offset)? == Flow::Stop {
+        let (max, text) = (self.files.options.max_document_bytes, breaks(text));
+        if text.len() <= max {
+            return self.give(part, text, label, place.offset);
+        }
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let length =
+                if rest.len() > max { cut_point(rest.as_bytes(), max, Encoding::Utf8) } else { rest.len() };
+            let (piece, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
+            rest = tail;
+            if !piece.trim_ascii().is_empty()
+                && self.give(part, piece.to_string(), label, place.offset)? == Flow::Stop
+            {
                 return Ok(Flow::Stop);
             }
         }
-        if rest.trim_ascii().is_empty() {
-            Ok(Flow::Continue)
-        } else {
-            self.give(part, rest, label, place.offset)
-        }
+        Ok(Flow::Continue)
     }
 
     fn give(&mut self, part: &Part, text: String, label: Option<i64>, offset: u64) -> Result<Flow> {

@@ -1,11 +1,9 @@
 //! Opening text files: gzip, byte order marks, and what is no text at all.
 use flate2::read::MultiGzDecoder;
 use ssl_core::{Error, Result};
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{Cursor, ErrorKind, Read};
 use std::path::Path;
-use std::rc::Rc;
 
 /// How much of a file is looked at before it is read.
 const HEAD: usize = 64 * 1024;
@@ -48,13 +46,13 @@ impl From<Error> for Refusal {
 }
 
 impl Input {
-    /// Opens a file; `position` is set to how much of it was read from the disk.
-    pub(crate) fn open(path: &Path, position: Rc<Cell<u64>>) -> Result<Self, Refusal> {
+    /// Opens a file and looks at its head.
+    pub(crate) fn open(path: &Path) -> Result<Self, Refusal> {
         let mut file = File::open(path).map_err(Error::io(path, "read"))?;
         let mut magic = Vec::with_capacity(2);
         file.by_ref().take(2).read_to_end(&mut magic).map_err(Error::io(path, "read"))?;
         let is_gzip = magic == [0x1f, 0x8b];
-        let whole = Cursor::new(magic).chain(Counted { file, position });
+        let whole = Cursor::new(magic).chain(file);
         let mut stream: Box<dyn Read> =
             if is_gzip { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
         let mut head = Vec::new();
@@ -131,19 +129,5 @@ pub(crate) fn unreadable(path: &Path, is_gzip: bool, offset: u64, source: std::i
         Error::data(path, message)
     } else {
         Error::io(path, "read")(source)
-    }
-}
-
-/// A file that tells how far it was read.
-struct Counted {
-    file: File,
-    position: Rc<Cell<u64>>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read(buffer)?;
-        self.position.set(self.position.get() + n as u64);
-        Ok(n)
     }
 }

@@ -6,11 +6,9 @@ use super::unknown_column;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use ssl_core::{Error, Flow, Result};
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::rc::Rc;
 
 /// The longest line that is read, in bytes.
 const LONGEST: u64 = 64 << 20;
@@ -40,7 +38,7 @@ struct Lines {
 
 /// Reads the lines of a part.
 pub(crate) fn read(part: &Part, columns: &Columns, pass: &mut Pass<'_>) -> Result<Flow> {
-    let mut lines = match open(part, Rc::clone(&pass.position)) {
+    let mut lines = match open(part) {
         Ok(lines) => lines,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(why)) => {
@@ -76,7 +74,7 @@ pub(crate) fn read(part: &Part, columns: &Columns, pass: &mut Pass<'_>) -> Resul
 
 /// Adds the values of the label column to `values`; lines at fault are left to the reading itself.
 pub(crate) fn labels(part: &Part, columns: &Columns, values: &mut BTreeSet<String>) -> Result<()> {
-    let mut lines = match open(part, Rc::default()) {
+    let mut lines = match open(part) {
         Ok(lines) => lines,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(_)) => return Ok(()),
@@ -98,7 +96,7 @@ pub(crate) fn labels(part: &Part, columns: &Columns, values: &mut BTreeSet<Strin
 
 /// Looks at the first line that is an object, for the columns.
 pub(crate) fn check(part: &Part, columns: &Columns) -> Result<()> {
-    let mut lines = match open(part, Rc::default()) {
+    let mut lines = match open(part) {
         Ok(lines) => lines,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(_)) => return Ok(()),
@@ -125,8 +123,8 @@ pub(crate) fn check(part: &Part, columns: &Columns) -> Result<()> {
     Ok(())
 }
 
-fn open(part: &Part, position: Rc<Cell<u64>>) -> Result<Lines, Refusal> {
-    let input = Input::open(&part.file, position)?;
+fn open(part: &Part) -> Result<Lines, Refusal> {
+    let input = Input::open(&part.file)?;
     let (is_gzip, offset) = (input.is_gzip(), input.offset);
     let input = BufReader::with_capacity(super::cut::CHUNK, input.into_stream());
     Ok(Lines { input, is_gzip, line: 0, offset, next_offset: offset })

@@ -99,10 +99,7 @@ fn ag_news(path: &Path, split: Split, options: &Options) -> Result<Option<Files>
         Split::Unlabelled => Vec::new(),
     };
     let file = one(path, split, "AG News", &candidates)?;
-    let classes = Classes {
-        values: (1..=4).map(|number| number.to_string()).collect(),
-        names: ["World", "Sports", "Business", "Sci/Tech"].map(str::to_string).to_vec(),
-    };
+    let classes = Classes::numbered(&["World", "Sports", "Business", "Sci/Tech"], 1);
     Files::new(path, vec![part(&file, Form::Table(Dialect::AgNews), options, None)], classes, options)
         .map(Some)
 }
@@ -120,10 +117,7 @@ fn sst2(path: &Path, split: Split, options: &Options) -> Result<Option<Files>> {
     let file = one(path, split, "SST-2", &candidates)?;
     let (text, label) = ("sentence".to_string(), Some("label".to_string()));
     let dialect = Dialect::Named { separator: Separator::Tab, text, label };
-    let classes = Classes {
-        values: vec!["0".to_string(), "1".to_string()],
-        names: vec!["negative".to_string(), "positive".to_string()],
-    };
+    let classes = Classes::numbered(&["negative", "positive"], 0);
     Files::new(path, vec![part(&file, Form::Table(dialect), options, None)], classes, options).map(Some)
 }
 

@@ -162,6 +162,9 @@ pub trait Corpus: fmt::Debug + Send + Sync {
 /// Opens the documents at a path: a data set of the catalog, a text file, a folder of text files with or without
 /// folders of classes and splits, JSON Lines, CSV or TSV; each file plain or gzip.
 ///
+/// Data sets of the catalog are cut as they say themselves, whatever [`Options::documents`] is, unless each of their
+/// files is one text.
+///
 /// The files are not read, but for their headers, and for the values of the label column where one is given.
 ///
 /// # Errors

@@ -3,12 +3,10 @@ use super::corpus::{Part, Pass};
 use super::cut::{Border, CHUNK, Cutter, book_start};
 use super::input::{Input, Refusal};
 use ssl_core::{Error, Flow, Result};
-use std::cell::Cell;
-use std::rc::Rc;
 
 /// Reads the documents of a part.
 pub(crate) fn read(part: &Part, border: &Border, pass: &mut Pass<'_>) -> Result<Flow> {
-    let mut input = match Input::open(&part.file, Rc::clone(&pass.position)) {
+    let mut input = match Input::open(&part.file) {
         Ok(input) => input,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(why)) => {
@@ -52,7 +50,7 @@ pub(crate) fn read(part: &Part, border: &Border, pass: &mut Pass<'_>) -> Result<
 
 /// Where the last tenth of a text begins, at the next line break; none if it is too short to be parted.
 pub(crate) fn last_tenth(part: &Part) -> Result<Option<u64>> {
-    let open = || match Input::open(&part.file, Rc::<Cell<u64>>::default()) {
+    let open = || match Input::open(&part.file) {
         Ok(input) => Ok(Some(input)),
         Err(Refusal::Error(error)) => Err(error),
         Err(Refusal::NoText(_)) => Ok(None),

@@ -83,7 +83,7 @@ impl Read for Bounded {
 
 /// Reads the rows of a part.
 pub(crate) fn read(part: &Part, dialect: &Dialect, pass: &mut Pass<'_>) -> Result<Flow> {
-    let mut table = match open(part, dialect, Rc::clone(&pass.position)) {
+    let mut table = match open(part, dialect) {
         Ok(table) => table,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(why)) => {
@@ -141,7 +141,7 @@ fn text(
 
 /// Adds the values of the label column to `values`; rows at fault are left to the reading itself.
 pub(crate) fn labels(part: &Part, dialect: &Dialect, values: &mut BTreeSet<String>) -> Result<()> {
-    let mut table = match open(part, dialect, Rc::default()) {
+    let mut table = match open(part, dialect) {
         Ok(table) => table,
         Err(Refusal::Error(error)) => return Err(error),
         Err(Refusal::NoText(_)) => return Ok(()),
@@ -169,15 +169,15 @@ pub(crate) fn add_label(part: &Part, label: String, values: &mut BTreeSet<String
 
 /// Opens the table and finds its columns.
 pub(crate) fn check(part: &Part, dialect: &Dialect) -> Result<()> {
-    match open(part, dialect, Rc::default()) {
+    match open(part, dialect) {
         Err(Refusal::Error(error)) => Err(error),
         // Whether this ends the reading is for `max_bad` to say.
         Err(Refusal::NoText(_)) | Ok(_) => Ok(()),
     }
 }
 
-fn open(part: &Part, dialect: &Dialect, position: Rc<Cell<u64>>) -> Result<Table, Refusal> {
-    let mut input = Input::open(&part.file, position)?;
+fn open(part: &Part, dialect: &Dialect) -> Result<Table, Refusal> {
+    let mut input = Input::open(&part.file)?;
     let (layout, lines) = match dialect {
         Dialect::Orange => (orange(&part.file, &mut input)?, 3),
         _ => (Layout { text: vec![1, 2], label: Some(0), fields: 3 }, 0),
