@@ -42,6 +42,8 @@ pub(crate) struct Cutter<'a> {
     max: usize,
     encoding: Encoding,
     is_book: bool,
+    /// How many bytes there is room for at once.
+    chunk: usize,
     buffer: Vec<u8>,
     filled: usize,
     /// Where in the buffer the document begins.
@@ -71,6 +73,7 @@ impl<'a> Cutter<'a> {
             max,
             encoding,
             is_book,
+            chunk: CHUNK,
             buffer: Vec::new(),
             filled: 0,
             start: 0,
@@ -80,6 +83,11 @@ impl<'a> Cutter<'a> {
             offset,
             is_over: false,
         }
+    }
+
+    /// Room for a stream of so many bytes, which is all that a small file needs.
+    pub(crate) fn with_room(self, bytes: usize) -> Self {
+        Cutter { chunk: bytes.clamp(1, CHUNK), ..self }
     }
 
     /// Room for the next bytes of the stream.
@@ -92,8 +100,8 @@ impl<'a> Cutter<'a> {
             self.line = self.line.saturating_sub(self.start);
             self.start = 0;
         }
-        if self.buffer.len() < self.filled + CHUNK {
-            self.buffer.resize(self.filled + CHUNK, 0);
+        if self.buffer.len() < self.filled + self.chunk {
+            self.buffer.resize(self.filled + self.chunk, 0);
         }
         self.buffer.get_mut(self.filled..).unwrap_or_default()
     }

@@ -13,8 +13,8 @@ pub(crate) const TENTH: u64 = u64::MAX / 10;
 const LEAST: u64 = 50;
 /// So many documents are held out at most.
 const MOST: f64 = 10_000.;
-/// So many documents are read to estimate how many there are.
-const SAMPLE: u64 = 20_000;
+/// So many documents, or so many bytes of them, are read to estimate how many there are.
+const SAMPLE: (u64, u64) = (20_000, 64 << 20);
 /// A text is not parted below this size, in bytes.
 const SHORTEST: u64 = 10_000;
 
@@ -94,7 +94,7 @@ fn count(all: &Files) -> Result<f64> {
     all.for_each(&mut |document| {
         seen += 1;
         bytes += document.text.len() as u64;
-        is_whole = seen < SAMPLE;
+        is_whole = seen < SAMPLE.0 && (bytes < SAMPLE.1 || seen < LEAST);
         Ok(if is_whole { Flow::Continue } else { Flow::Stop })
     })?;
     // Compressed files and long rows make this an underestimate at worst, and the held-out part larger.

@@ -6,7 +6,7 @@ use std::io::{Cursor, ErrorKind, Read};
 use std::path::Path;
 
 /// How much of a file is looked at before it is read.
-const HEAD: usize = 64 * 1024;
+pub(crate) const HEAD: usize = 64 * 1024;
 
 /// Beginnings of files that are no text, and what to do about them.
 const FOREIGN: [(&[u8], &str); 11] = [

@@ -1,7 +1,7 @@
 //! Plain text, file by file.
 use super::corpus::{Part, Pass};
 use super::cut::{Border, CHUNK, Cutter, book_start};
-use super::input::{Input, Refusal};
+use super::input::{HEAD, Input, Refusal};
 use ssl_core::{Error, Flow, Result};
 
 /// Reads the documents of a part.
@@ -21,6 +21,9 @@ pub(crate) fn read(part: &Part, border: &Border, pass: &mut Pass<'_>) -> Result<
     let mut left = part.end.map_or(u64::MAX, |end| end.saturating_sub(start));
     let max = pass.files.options.max_document_bytes;
     let mut cutter = Cutter::new(border, max, part.encoding, book.is_some(), start);
+    if input.head.len() < HEAD {
+        cutter = cutter.with_room(input.head.len() + 1);
+    }
     let mut is_empty = true;
     let mut take = |bytes: &[u8], offset: u64| {
         is_empty = false;
