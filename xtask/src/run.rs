@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 /// What a modality's example trains on when no flag names anything else.
-const DEFAULT_DATA: [(&str, &str); 1] = [("vision", "fashion-mnist")];
+const DEFAULT_DATA: [(&str, &str); 2] = [("vision", "fashion-mnist"), ("text", "20newsgroups")];
 
 /// Words after the modality that ask for no training.
 const NO_DATA: [&str; 5] = ["list", "help", "-h", "--help", "--version"];

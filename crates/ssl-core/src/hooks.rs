@@ -4,10 +4,10 @@ use crate::eval::{CollapseAlarm, Features, Health, KnnOptions, knn};
 use crate::loader::Flow;
 use crate::record::Recorder;
 use crate::trainer::{Hook, Moment};
-use crate::{Batch, Error, Method, Result};
+use crate::{Batch, Error, Method, Precision, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Saves the run at intervals, at its end, and when someone asks it to stop.
 #[derive(Debug)]
@@ -132,6 +132,59 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
         }
         Ok(Flow::Continue)
     }
+}
+
+/// Measures the pretext task on examples that are not trained on, while the run goes on.
+pub struct HeldOut<'a, B> {
+    /// The examples.
+    pub batches: &'a [B],
+    /// Numbers that follow from the means of the others, by name.
+    pub derived: &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>,
+    /// Steps between measurements; 0 is never.
+    pub every: u64,
+}
+
+impl<B> std::fmt::Debug for HeldOut<'_, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldOut").field("every", &self.every).finish_non_exhaustive()
+    }
+}
+
+impl<B: Batch, M: Method<Batch = B> + ?Sized> Hook<M> for HeldOut<'_, B> {
+    fn after_step(&mut self, now: &Moment<'_, M>, recorder: &mut dyn Recorder) -> Result<Flow> {
+        if now.is_due(self.every) {
+            let mut found = held_out(now.method, self.batches, now.device, now.precision)?;
+            found.extend((self.derived)(&found));
+            for (name, value) in found {
+                recorder.record(now.at.index, &format!("held_out_{name}"), value)?;
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// How well a method solves its pretext task on some batches: the mean of each number over them.
+///
+/// # Errors
+/// What the method says.
+pub fn held_out<B: Batch, M: Method<Batch = B> + ?Sized>(
+    method: &M,
+    batches: &[B],
+    device: Device,
+    precision: Precision,
+) -> Result<Vec<(String, f64)>> {
+    let mut means: Vec<(String, f64)> = Vec::new();
+    for batch in batches {
+        let batch = batch.to_device(device)?;
+        for (name, value) in precision.scope(device, || method.validate(&batch))? {
+            let value = f64::try_from(value)? / batches.len() as f64;
+            match means.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, mean)) => *mean += value,
+                None => means.push((name, value)),
+            }
+        }
+    }
+    Ok(means)
 }
 
 /// Examples of a sample that are embedded at once, which bounds the memory.

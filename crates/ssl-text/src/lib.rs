@@ -1,6 +1,7 @@
 //! Self-supervised learning on text: readers, tokenizers, models, methods.
 
 mod batch;
+pub mod generate;
 mod heads;
 pub mod methods;
 pub mod models;

@@ -64,6 +64,11 @@ impl SequenceSource {
         SequenceSource { total_steps: total_steps.max(1), ..self }
     }
 
+    /// Sequences of a batch.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// The text.
     pub fn store(&self) -> &Arc<TokenStore> {
         &self.store

@@ -89,6 +89,34 @@ impl TokenStore {
         })
     }
 
+    /// Some of the documents, in the given order.
+    ///
+    /// # Errors
+    /// `Error::Config` when there is none or one does not exist, `Error::Io` when the disk refuses.
+    pub fn part(&self, documents: &[u64], options: &StoreOptions) -> Result<Self> {
+        let separator = self.window(self.len().saturating_sub(1), 1)?;
+        let mut ids = NumberWriter::new(self.ids.width, options, "tokens");
+        let mut ends = NumberWriter::new(8, options, "documents");
+        for &index in documents {
+            let document = self.document(index, usize::MAX)?;
+            ids.extend(document.iter().chain(&separator).map(|&id| id as u64))?;
+            ends.extend([ids.len])?;
+        }
+        if ends.len == 0 {
+            return Err(Error::config("documents", "expected at least one, got none"));
+        }
+        let label =
+            |labels: &Vec<i64>| documents.iter().filter_map(|&i| labels.get(i as usize).copied()).collect();
+        let bytes = (self.bytes as f64 * ids.len as f64 / self.len() as f64).round() as u64;
+        Ok(TokenStore {
+            ids: ids.finish()?,
+            ends: ends.finish()?,
+            labels: self.labels.as_ref().map(label),
+            class_names: self.class_names.clone(),
+            bytes,
+        })
+    }
+
     /// Tokens, with a separator for each document.
     pub fn len(&self) -> u64 {
         self.ids.len
@@ -104,7 +132,16 @@ impl TokenStore {
         self.ends.len
     }
 
-    /// Bytes of text that became tokens.
+    /// Tokens of a document, without its separator.
+    ///
+    /// # Errors
+    /// As [`TokenStore::window`].
+    pub fn document_len(&self, index: u64) -> Result<u64> {
+        let (start, end) = self.bounds(index)?;
+        Ok(end - start)
+    }
+
+    /// Bytes of text that became tokens, of a part about.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -132,10 +169,15 @@ impl TokenStore {
     /// # Errors
     /// As [`TokenStore::window`].
     pub fn document(&self, index: u64, most: usize) -> Result<Vec<i64>> {
+        let (start, end) = self.bounds(index)?;
+        self.ids.read(start, ((end - start) as usize).min(most))
+    }
+
+    /// The first token of a document and its separator.
+    fn bounds(&self, index: u64) -> Result<(u64, u64)> {
         let end = |index: u64| self.ends.read(index, 1).map(|end| end.first().copied().unwrap_or(0) as u64);
         let start = if index == 0 { 0 } else { end(index - 1)? };
-        let len = (end(index)? - start).saturating_sub(1);
-        self.ids.read(start, (len as usize).min(most))
+        Ok((start, end(index)?.saturating_sub(1)))
     }
 }
 
@@ -332,7 +374,11 @@ mod tests {
             assert_eq!(documents, ["ab", "cd", "f"]);
             assert_eq!(store.labels(), Some(&[1, 1, 0][..]), "the empty one has gone with its label");
             assert!(store.window(7, 3).is_err() && store.document(3, 1).is_err());
-            drop(store);
+            let part = store.part(&[2, 0], &options).unwrap();
+            assert_eq!(spell(&tokenizer, &part.window(0, 5).unwrap()), "f|ab|");
+            assert_eq!((part.labels(), part.documents()), (Some(&[0, 1][..]), 2));
+            assert!(store.part(&[], &options).is_err() && store.part(&[3], &options).is_err());
+            drop((store, part));
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what was on disk has gone");
         }
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use ssl_core::eval::{Features, Options, Report, evaluate, majority};
 use ssl_core::report::Figure;
 use ssl_core::{Batch, Method, Mode, no_grad, rng};
+use std::collections::BTreeMap;
 use tch::Tensor;
 
 /// Clean examples that can be embedded, in a fixed order.
@@ -24,11 +25,21 @@ pub trait Examples<I>: Sync {
     /// When one cannot be read.
     fn inputs(&self, indices: &[usize]) -> ssl_core::Result<I>;
 
-    /// Examples as raw features, the floor that any encoder must beat. `[n, D]`.
+    /// Names of the features that cost no training, the floors that any encoder must beat.
+    fn floors(&self) -> &[&'static str] {
+        &["raw"]
+    }
+
+    /// Examples as the features of one of [`Examples::floors`]. `[n, D]`.
     ///
     /// # Errors
     /// When one cannot be read.
-    fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor>;
+    fn floor(&self, name: &str, indices: &[usize]) -> ssl_core::Result<Tensor>;
+
+    /// Examples that are embedded at once, which bounds the memory.
+    fn block(&self) -> usize {
+        500
+    }
 
     /// Random views of the examples at `rows` with their labels, to fine-tune on; none fine-tunes on clean examples.
     ///
@@ -46,6 +57,16 @@ pub trait Examples<I>: Sync {
         Ok(None)
     }
 
+    /// Examples, at most, that are looked at again and again while a run goes on.
+    fn watched(&self) -> usize {
+        2500
+    }
+
+    /// How large an example is: those of like size are embedded together.
+    fn size_of(&self, _index: usize) -> usize {
+        1
+    }
+
     /// The labels, if there are any.
     fn labels(&self) -> Option<Vec<i64>>;
 
@@ -59,8 +80,6 @@ pub trait Examples<I>: Sync {
     fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>>;
 }
 
-/// Examples of one forward pass of the evaluation.
-pub(crate) const BLOCK: usize = 500;
 /// Examples from which the statistics of normalization layers are taken anew.
 const CALIBRATION: usize = 10_000;
 /// The tag of the stream of random numbers that draws them.
@@ -82,10 +101,12 @@ pub struct Floors {
     pub random_init: Report,
     /// Untrained, normalization statistics untouched.
     pub random_init_untouched: Report,
-    /// Untrained, normalization statistics taken from clean training examples.
-    pub random_init_recalibrated: Report,
-    /// Raw inputs.
-    pub raw: Report,
+    /// Untrained, normalization statistics taken from clean training examples; none where it has no statistics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_init_recalibrated: Option<Report>,
+    /// Features that cost no training, by name.
+    #[serde(flatten)]
+    pub inputs: BTreeMap<String, Report>,
     /// The most frequent class.
     pub majority: f64,
 }
@@ -105,11 +126,26 @@ pub fn embed<I: Batch, M: Method<Input = I> + ?Sized>(
         let features = machine.precision.scope(machine.device, || method.embed(&input))?;
         Ok(features.f_to_kind(tch::Kind::Float)?.f_to_device(tch::Device::Cpu)?)
     };
-    stack(indices, block)
+    // Places of the indices, from the smallest example to the largest.
+    let mut order: Vec<usize> = (0..indices.len()).collect();
+    order.sort_by_cached_key(|&place| indices.get(place).map(|&index| examples.size_of(index)));
+    let sorted: Vec<usize> = order.iter().filter_map(|&place| indices.get(place).copied()).collect();
+    let features = stack(&sorted, examples.block(), block)?;
+    let mut back = vec![0i64; order.len()];
+    for (row, &place) in (0..).zip(&order) {
+        if let Some(back) = back.get_mut(place) {
+            *back = row;
+        }
+    }
+    Ok(features.f_index_select(0, &Tensor::f_from_slice(&back)?)?)
 }
 
-fn stack(indices: &[usize], block: impl Fn(&[usize]) -> ssl_core::Result<Tensor>) -> Result<Tensor> {
-    let parts = indices.chunks(BLOCK).map(block).collect::<ssl_core::Result<Vec<_>>>()?;
+fn stack(
+    indices: &[usize],
+    size: usize,
+    block: impl Fn(&[usize]) -> ssl_core::Result<Tensor>,
+) -> Result<Tensor> {
+    let parts = indices.chunks(size.max(1)).map(block).collect::<ssl_core::Result<Vec<_>>>()?;
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 
@@ -119,7 +155,8 @@ pub(crate) fn draw(len: usize, count: usize, seed: u64, stream: u64) -> Vec<usiz
 }
 
 /// Takes the statistics of normalization layers anew from clean training examples: those of a short run have not
-/// settled, and those of a run on augmented views are of other data. Returns the number of examples used.
+/// settled, and those of a run on augmented views are of other data. Returns the number of examples used, which is 0
+/// where there are no statistics.
 ///
 /// # Errors
 /// When an example cannot be read or libtorch refuses.
@@ -129,9 +166,12 @@ pub fn calibrate<I: Batch, M: Method<Input = I> + ?Sized>(
     machine: &Machine,
     seed: u64,
 ) -> Result<usize> {
+    if !method.encoder().keys().any(|name| name.ends_with("running_mean")) {
+        return Ok(0);
+    }
     let drawn = draw(examples.len(), CALIBRATION, seed, CALIBRATED);
     let mut seen = 0;
-    for block in drawn.chunks(BLOCK) {
+    for block in drawn.chunks(examples.block().max(1)) {
         let input = examples.inputs(block)?.to_device(machine.device)?;
         let _ = no_grad(|| {
             let mode = Mode::Calibrate { seen };
@@ -170,16 +210,24 @@ pub fn evaluate_all<I: Batch, M: Method<Input = I> + ?Sized>(
     let Some(untrained) = untrained else { return Ok(Some(Evaluation { eval, floors: None })) };
     progress("evaluating the floor: random initialization");
     let untouched = report(&|set| embed(untrained, set, &every(set), machine))?;
-    progress("evaluating the floor: random initialization, recalibrated");
-    calibrate(untrained, train, machine, options.seed)?;
-    let recalibrated = report(&|set| embed(untrained, set, &every(set), machine))?;
-    progress("evaluating the floor: raw input");
-    let raw = report(&|set| stack(&every(set), |indices| set.raw(indices)))?;
+    let recalibrated = match calibrate(untrained, train, machine, options.seed)? {
+        0 => None,
+        _ => {
+            progress("evaluating the floor: random initialization, recalibrated");
+            Some(report(&|set| embed(untrained, set, &every(set), machine))?)
+        }
+    };
+    let mut inputs = BTreeMap::new();
+    for name in train.floors() {
+        progress(&format!("evaluating the floor: {}", name.replace('_', " ")));
+        let of = report(&|set| stack(&every(set), set.block(), |indices| set.floor(name, indices)))?;
+        inputs.insert((*name).to_string(), of);
+    }
     let floors = Floors {
-        random_init: untouched.stronger(&recalibrated),
+        random_init: recalibrated.as_ref().map_or_else(|| untouched.clone(), |r| untouched.stronger(r)),
         random_init_untouched: untouched,
         random_init_recalibrated: recalibrated,
-        raw,
+        inputs,
         majority: majority(&train_y, &test_y)?,
     };
     Ok(Some(Evaluation { eval, floors: Some(floors) }))

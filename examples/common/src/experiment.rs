@@ -7,7 +7,7 @@ use indicatif::ProgressDrawTarget;
 use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
 use ssl_core::eval::{CollapseAlarm, Features, Layer, LinearOptions, Options, linear};
-use ssl_core::hooks::{Checkpoints, CollapseWatch, OnCollapse, OnlineKnn};
+use ssl_core::hooks::{Checkpoints, CollapseWatch, HeldOut, OnCollapse, OnlineKnn, held_out};
 use ssl_core::optim::Optimizer;
 use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
 use ssl_core::report::Figure;
@@ -25,7 +25,10 @@ pub type DynMethod<B, I> = dyn Method<Batch = B, Input = I>;
 /// What shows batches of inputs that a method made, by name.
 pub type Show<'a, I> = &'a dyn Fn(&[(String, I)]) -> Result<Figure>;
 
-type Hooks<B, I> = Vec<Box<dyn Hook<DynMethod<B, I>>>>;
+/// Numbers that follow from others, such as a perplexity from a loss.
+pub type Derived<'a> = &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>;
+
+type Hooks<'a, B, I> = Vec<Box<dyn Hook<DynMethod<B, I>> + 'a>>;
 
 /// What a modality brings to a run.
 pub struct Parts<'a, B: Batch, I: Batch> {
@@ -53,6 +56,8 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub layer_of: &'a dyn Fn(&str) -> Layer,
     /// Whether to probe every stage of the encoder, not the last one only.
     pub probe_stages: bool,
+    /// Numbers that follow from the means of those on held-out batches, by name.
+    pub derived: Derived<'a>,
     /// Writes what the method makes of held-out examples ([`Method::look`]) into the run's directory, and shows it.
     pub show: Show<'a, I>,
     /// What the report shows beside its curves and tables, each under a heading.
@@ -166,8 +171,11 @@ impl Experiment<'_> {
         self.stop.store(true, Ordering::Relaxed);
         let eval_began = Instant::now();
         // Before the statistics are taken anew: the pretext task has inputs of its own, such as tiles.
-        let pretext =
-            if self.flags.no_eval { json!({}) } else { self.pretext(method.as_ref(), &parts.held_out)? };
+        let pretext = if self.flags.no_eval {
+            json!({})
+        } else {
+            self.pretext(method.as_ref(), &parts.held_out, parts.derived)?
+        };
         let look = self.look(method.as_ref(), parts)?;
         let calibrated = calibrate(method.as_ref(), parts.train, &self.machine, self.config.seed)?;
         self.write_encoder(method.as_ref(), &parts.encoder, &parts.preprocess)?;
@@ -239,18 +247,21 @@ impl Experiment<'_> {
         self.flags.prefetch.unwrap_or(if self.machine.device.is_cuda() { 3 } else { 0 })
     }
 
-    fn hooks<B: Batch + 'static, I: Batch + 'static>(
+    fn hooks<'p, B: Batch + 'static, I: Batch + 'static>(
         &self,
-        parts: &Parts<'_, B, I>,
+        parts: &'p Parts<'_, B, I>,
         total_steps: u64,
-    ) -> Result<Hooks<B, I>> {
+    ) -> Result<Hooks<'p, B, I>> {
         let config = serde_json::to_value(self.config)?;
         let every = if self.flags.looks == 0 { 0 } else { total_steps.div_ceil(self.flags.looks) };
-        let mut hooks: Hooks<B, I> = Vec::new();
+        let mut hooks: Hooks<'p, B, I> = Vec::new();
         let on_collapse = if self.flags.stop_on_collapse { OnCollapse::Stop } else { OnCollapse::Warn };
         let seed = self.config.seed;
         let inputs = parts.train.inputs(&draw(parts.train.len(), WATCHED, seed, WATCH_DRAW))?;
         hooks.push(Box::new(CollapseWatch { inputs, alarm: CollapseAlarm::default(), every, on_collapse }));
+        if !parts.held_out.is_empty() {
+            hooks.push(Box::new(HeldOut { batches: &parts.held_out, derived: parts.derived, every }));
+        }
         if let Some((bank, queries)) = online(parts.train, seed)? {
             let keep_best = Some((self.dir.checkpoints(self.flags.keep), config.clone()));
             hooks.push(Box::new(OnlineKnn::new(bank, queries, every, keep_best)?));
@@ -321,9 +332,10 @@ impl Experiment<'_> {
         };
         let mut found = serde_json::to_value(&evaluation)?;
         if let Some(eval) = found.get_mut("eval") {
-            let protocol = format!(
-                "offline, frozen encoder, before any head, statistics recalibrated on {calibrated} clean training examples"
-            );
+            let mut protocol = "offline, frozen encoder, before any head".to_string();
+            if calibrated > 0 {
+                protocol += &format!(", statistics recalibrated on {calibrated} clean training examples");
+            }
             merge(eval, json!({"protocol": protocol}));
         }
         merge(&mut result, found);
@@ -361,21 +373,13 @@ impl Experiment<'_> {
     fn pretext<B: Batch + 'static, I: Batch + 'static>(
         &self,
         method: &DynMethod<B, I>,
-        held_out: &[B],
+        batches: &[B],
+        derived: Derived<'_>,
     ) -> Result<Value> {
-        let mut sums: Vec<(String, f64)> = Vec::new();
-        for batch in held_out {
-            let batch = batch.to_device(self.machine.device)?;
-            let found = self.machine.precision.scope(self.machine.device, || method.validate(&batch))?;
-            for (name, value) in found {
-                let value = f64::try_from(value)? / held_out.len() as f64;
-                match sums.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, sum)) => *sum += value,
-                    None => sums.push((name, value)),
-                }
-            }
-        }
-        Ok(sums
+        let (device, precision) = (self.machine.device, self.machine.precision);
+        let mut found = held_out(method, batches, device, precision)?;
+        found.extend(derived(&found));
+        Ok(found
             .into_iter()
             .map(|(name, value)| (name, json!(value)))
             .collect::<serde_json::Map<_, _>>()
@@ -413,7 +417,7 @@ impl Experiment<'_> {
         let all = |set: &dyn Examples<I>, indices: &[usize]| -> Result<Vec<(String, Features)>> {
             let labels = set.labels().unwrap_or_default();
             let mut parts: Vec<(String, Vec<Tensor>)> = Vec::new();
-            for block in indices.chunks(500) {
+            for block in indices.chunks(set.block().max(1)) {
                 let input = set.inputs(block)?.to_device(self.machine.device)?;
                 let stages = self.machine.precision.scope(self.machine.device, || method.stages(&input))?;
                 for (i, (name, features)) in stages.into_iter().enumerate() {
@@ -479,8 +483,6 @@ const STAGE_EXAMPLES: usize = 10_000;
 
 /// Training examples that the collapse alarm looks at.
 const WATCHED: usize = 512;
-/// Training examples that vote, and that are asked for, while the run goes on.
-const ONLINE: (usize, usize) = (2000, 500);
 /// Tags that keep the streams of random numbers of one seed apart.
 const WATCH_DRAW: u64 = 104;
 const ONLINE_DRAW: u64 = 105;
@@ -493,7 +495,7 @@ type Labelled<I> = (I, Vec<i64>);
 /// test set has no part in choosing the best checkpoint.
 fn online<I: Batch>(train: &dyn Examples<I>, seed: u64) -> Result<Option<(Labelled<I>, Labelled<I>)>> {
     let Some(labels) = train.labels() else { return Ok(None) };
-    let drawn = draw(train.len(), ONLINE.0 + ONLINE.1, seed, ONLINE_DRAW);
+    let drawn = draw(train.len(), train.watched(), seed, ONLINE_DRAW);
     let (queries, bank) = drawn.split_at(drawn.len() / 5);
     let of =
         |indices: &[usize]| -> Vec<i64> { indices.iter().filter_map(|&i| labels.get(i).copied()).collect() };

@@ -1,5 +1,5 @@
 //! Fine-tuning on a part of the labels or on all, beside the same from the weights that the run began with.
-use crate::evaluation::{BLOCK, Examples};
+use crate::evaluation::Examples;
 use crate::{CommonFlags, DynMethod, Experiment, Parts};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -109,7 +109,7 @@ impl Experiment<'_> {
                 }
             };
         let clean = |rows: &[usize]| test.inputs(rows);
-        let test = Labelled::in_order(&clean, &of_test, BLOCK)?;
+        let test = Labelled::in_order(&clean, &of_test, test.block().max(1))?;
         let settings = Finetune {
             options: options.clone(),
             classes: of_train.iter().max().map_or(0, |last| last + 1),

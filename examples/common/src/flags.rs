@@ -1,7 +1,7 @@
 //! The flags that every example has, and those made from a method's configuration.
 use crate::Percents;
 use anyhow::{Result, bail};
-use clap::{Arg, ArgMatches, Args};
+use clap::{Arg, ArgMatches, Args, Command};
 use schemars::Schema;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -106,6 +106,13 @@ pub struct CommonFlags {
     /// Prints the last line only.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+impl CommonFlags {
+    /// A command with these flags.
+    pub(crate) fn augmented(command: Command) -> Command {
+        CommonFlags::augment_args(command)
+    }
 }
 
 fn device_name(text: &str) -> Result<String, String> {

@@ -1,21 +1,25 @@
 //! What the examples share: flags, devices, interrupts, run directories, the common evaluation, the summary line.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "the examples talk to a person")]
 
+mod app;
 mod config;
 mod evaluation;
 mod experiment;
 mod finetuning;
 mod flags;
 mod machine;
+mod progress;
 mod report;
 mod run_dir;
 
+pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;
 pub use evaluation::{Evaluation, Examples, Floors, calibrate, embed, evaluate_all};
-pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
+pub use experiment::{Derived, DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
 pub use machine::{Machine, locate_data, stop_flag};
+pub use progress::ByteBar;
 pub use run_dir::RunDir;
 pub use ssl_torch::set_threads;
 

@@ -20,6 +20,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The same with the precision and threads of a configuration.
+    pub(crate) fn configured(self, config: &crate::RunConfig) -> Self {
+        Machine { precision: config.precision, threads: config.threads, ..self }
+    }
+
     /// Finds out what `--device`, `--precision` and `--threads` mean here, and sets the threads.
     ///
     /// # Errors

@@ -35,12 +35,19 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     let mut page = Page::new(format!("{} on {}", text("method"), text("dataset")));
     page.facts("The run", &facts(summary));
     if let Some(Evaluation { eval, floors }) = evaluation {
-        let mut rows: Vec<(&str, &Report)> = vec![("encoder", eval)];
+        let mut rows: Vec<(String, &Report)> = vec![("encoder".into(), eval)];
         if let Some(floors) = floors {
-            rows.push(("random initialization, statistics untouched", &floors.random_init_untouched));
-            rows.push(("random initialization, recalibrated", &floors.random_init_recalibrated));
-            rows.push(("raw input", &floors.raw));
+            match &floors.random_init_recalibrated {
+                Some(recalibrated) => {
+                    let untouched = &floors.random_init_untouched;
+                    rows.push(("random initialization, statistics untouched".into(), untouched));
+                    rows.push(("random initialization, recalibrated".into(), recalibrated));
+                }
+                None => rows.push(("random initialization".into(), &floors.random_init)),
+            }
+            rows.extend(floors.inputs.iter().map(|(name, of)| (name.replace('_', " "), of)));
         }
+        let rows: Vec<(&str, &Report)> = rows.iter().map(|(name, of)| (name.as_str(), *of)).collect();
         page.evaluation("Frozen encoder and its floors, % right", &rows, floors.as_ref().map(|f| f.majority));
     }
     let tuned = fine_tuned(summary);

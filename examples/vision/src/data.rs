@@ -132,7 +132,7 @@ impl Examples<Tensor> for CleanImages {
     }
 
     /// Pixels of full scale 1, of large images a small copy. The channels vary last, as in a file.
-    fn raw(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
+    fn floor(&self, _name: &str, indices: &[usize]) -> ssl_core::Result<Tensor> {
         let x = self.pixels(RAW).batch(self.images.as_ref(), indices)?;
         Ok(x.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
     }

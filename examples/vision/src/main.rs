@@ -1,49 +1,38 @@
 //! Pretrains and evaluates a vision encoder: `vision <method> [flags]`, `vision list`.
 //!
 //! The last line on standard output is the summary of the run as JSON; everything else goes to standard error.
-#![allow(clippy::print_stderr, clippy::print_stdout, reason = "the example talks to a person")]
+#![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
 mod data;
 
 use anyhow::{Context, Result};
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Command, FromArgMatches, value_parser};
 use data::Images;
+use ssl_examples::{CommonFlags, DynMethod, Experiment, Parts, RunConfig, RunDir, Start};
 use ssl_examples::{
-    CommonFlags, DynMethod, Experiment, INTERRUPTED, Machine, Outcome, Parts, RunConfig, RunDir,
+    end, exit, list, locate_data, method_command, method_flags, read_method_flags, stop_flag,
 };
-use ssl_examples::{locate_data, method_flags, one_line, read_method_flags, stop_flag};
 use ssl_vision::backbones::{Arch, EncoderConfig, Encoders, ResNetConfig, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
 use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
     let began = Instant::now();
     let matches = command().get_matches();
-    let result = match matches.subcommand() {
-        Some(("list", _)) => list(),
+    exit(match matches.subcommand() {
+        Some(("list", _)) => list(ALL.iter().map(|entry| entry.info)),
         Some((name, flags)) => run(name, flags, began),
         None => Ok(ExitCode::SUCCESS),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {}", one_line(&error));
-        ExitCode::FAILURE
     })
 }
 
 fn command() -> Command {
     let list = Command::new("list").about("Lists the methods");
     let methods = ALL.iter().map(|entry| {
-        let info = entry.info;
-        let about = format!("{} ({}, {})", info.summary, info.paper, info.year);
-        // The flags bring a description of their own, which is not the method's.
-        CommonFlags::augment_args(Command::new(info.name))
-            .about(about)
-            .after_help(info.url)
-            .args(vision_flags())
-            .args(entry.defaults().map(|d| method_flags(&entry.schema(), &d)).unwrap_or_default())
+        let own = entry.defaults().map(|d| method_flags(&entry.schema(), &d)).unwrap_or_default();
+        method_command(&entry.info, vision_flags().into_iter().chain(own))
     });
     Command::new("vision")
         .about("Pretrains a vision encoder without labels, and evaluates it")
@@ -109,49 +98,22 @@ fn encoder_name(name: &str) -> ssl_core::Result<String> {
     EncoderConfig::named(name, &like.into(), 224).map(|_| name.to_string())
 }
 
-fn list() -> Result<ExitCode> {
-    let mut table = format!("{:<12} {:<12} {:<5} {:<58} PAPER\n", "METHOD", "KIND", "YEAR", "WHAT IT DOES");
-    for entry in ALL {
-        let info = entry.info;
-        table += &format!(
-            "{:<12} {:<12} {:<5} {:<58} {}\n",
-            info.name, info.kind, info.year, info.summary, info.url
-        );
-    }
-    print(&table)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Writes to standard output; unlike `print!`, a reader that hangs up or a full disk is an error.
-fn print(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
-}
-
 fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let entry = find(name)?;
     let mut flags = CommonFlags::from_arg_matches(matches)?;
-    let run_name = format!("vision-{name}");
-    let resumed = flags.resume.as_deref().map(|which| RunDir::resume(which, &run_name)).transpose()?;
-    let saved = resumed.as_ref().map(RunDir::config).transpose()?;
-    if let Some(saved) = saved.as_ref().filter(|_| flags.device == "auto" && !flags.eval_only) {
-        flags.device.clone_from(&saved.device);
-    }
-    let machine = Machine::prepare(&flags)?;
-    let config = configure(entry, &flags, matches, saved.clone(), &machine)?;
+    let start = Start::new("vision", name, &mut flags)?;
+    let config = configure(entry, &flags, matches, &start)?;
     let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
-    let machine = Machine { precision: config.precision, threads: config.threads, ..machine };
+    let device = start.machine.device;
 
     let (_, path) = locate_data(&config.data)?;
     let images = Images::open(&path, config.limit, config.seed, flags.max_bad)?;
     images.adapt(&mut recipe)?;
-    recipe.augment_on = recipe.augment_on.resolve(&*images.train(), machine.device);
+    recipe.augment_on = recipe.augment_on.resolve(&*images.train(), device);
     let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
-    if let Some(saved) = saved.filter(|_| !flags.eval_only) {
-        config.same_run(&saved)?;
-    }
-    let encoders = || Encoders::new(recipe.encoder.clone(), machine.device);
+    let encoders = || Encoders::new(recipe.encoder.clone(), device);
     let build = || Ok(entry.build(&recipe.method, &encoders())? as Box<DynMethod<_, _>>);
-    let start = || {
+    let begin = || {
         let encoders = match config.init.as_ref().filter(|init| !init.is_dir()) {
             Some(file) => encoders().starting_from(file),
             None => encoders(),
@@ -165,29 +127,21 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         .map(|view| view.normalized(&recipe.pixels.mean, &recipe.pixels.std))
         .collect();
     let source = ViewSource::new(images.train(), views.clone(), recipe.train.batch_size, config.seed)?;
-    let source =
-        if recipe.augment_on == AugmentOn::Device { source.on_device(machine.device)? } else { source };
+    let source = if recipe.augment_on == AugmentOn::Device { source.on_device(device)? } else { source };
     recipe.train.total_steps(source.batches_per_epoch())?;
     let held_out = images.held_out(views, matches.get_one("held-out").copied().unwrap_or(0), config.seed)?;
 
-    let dir = match resumed {
-        Some(dir) => dir,
-        None => {
-            let dir = RunDir::create(flags.out.as_deref(), &run_name)?;
-            dir.write_json("config.json", &serde_json::to_value(&config)?)?;
-            dir
-        }
-    };
+    let (machine, dir) = start.open(&config, &flags)?;
     if !flags.quiet {
         eprintln!("{}", describe(&config, &recipe, &images, &dir));
     }
     let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
-    let on_device = (recipe.augment_on == AugmentOn::Device).then_some(machine.device);
+    let on_device = (recipe.augment_on == AugmentOn::Device).then_some(device);
     let crops = matches.get_one::<String>("finetune-views").is_some_and(|views| views == "crops");
     let train = if crops { train.with_crops(on_device) } else { train };
     let parts = Parts {
         build: &build,
-        start: &start,
+        start: &begin,
         source: &source,
         held_out,
         train: &train,
@@ -197,6 +151,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),
         layer_of: &|name| recipe.encoder.layer_of(name),
         unreadable: &|| images.unreadable(),
+        derived: &|_| Vec::new(),
         show: &|rows| data::write_look(&dir, rows, &recipe.pixels),
         figures: vec![(
             "What the method sees".to_string(),
@@ -206,74 +161,13 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     };
     let experiment =
         Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
-    match experiment.run(&parts)? {
-        Outcome::Finished(summary) => {
-            print(&format!("{summary}\n"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Outcome::Interrupted { next_step } => {
-            let dir = dir.path().display();
-            eprintln!(
-                "stopped before step {next_step}; go on with: cargo xtask run vision {name} --resume {dir}"
-            );
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-    }
+    end(&experiment.run(&parts)?, &config, &dir)
 }
 
-/// The configuration: that of the run to resume, of `--config`, or the recipe's, with the flags over it.
-fn configure(
-    entry: &Entry,
-    flags: &CommonFlags,
-    matches: &ArgMatches,
-    saved: Option<RunConfig>,
-    machine: &Machine,
-) -> Result<RunConfig> {
-    let base = match (&saved, &flags.config) {
-        (Some(saved), _) => Some(saved.clone()),
-        (None, Some(file)) => Some(RunConfig::read(file)?),
-        (None, None) => None,
-    };
-    let data = flags
-        .data
-        .clone()
-        .or(base.as_ref().map(|b| b.data.clone()))
-        .unwrap_or_else(|| "fashion-mnist".into());
-    let mut config = match base {
-        Some(base) => RunConfig { data, ..base },
-        None => RunConfig {
-            version: String::new(),
-            modality: "vision".into(),
-            method: entry.info.name.into(),
-            recipe: serde_json::to_value(entry.recipe(&data)?)?,
-            data,
-            limit: None,
-            seed: 0,
-            device: String::new(),
-            precision: machine.precision,
-            threads: 0,
-            init: None,
-        },
-    };
-    anyhow::ensure!(
-        config.method == entry.info.name && config.modality == "vision",
-        "the configuration is of {0} {1}, not of vision {2}: run {0} {1}",
-        config.modality,
-        config.method,
-        entry.info.name
-    );
-    let (precision, threads) = (config.precision, config.threads);
-    config.apply(flags, machine);
-    if saved.is_some() {
-        // What is not asked for stays as the run had it.
-        if flags.precision == "auto" {
-            config.precision = precision;
-        }
-        if flags.threads.is_none() && threads > 0 {
-            config.threads = threads;
-            ssl_examples::set_threads(threads);
-        }
-    }
+/// The configuration of the run, with all flags applied.
+fn configure(entry: &Entry, flags: &CommonFlags, matches: &ArgMatches, start: &Start) -> Result<RunConfig> {
+    let recipe = |data: &str| Ok(serde_json::to_value(entry.recipe(data)?)?);
+    let mut config = start.configure(("vision", entry.info.name), "fashion-mnist", flags, recipe)?;
     let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
     flags.apply_to(&mut recipe.train)?;
     if let Some(size) = matches.get_one::<usize>("image-size") {

@@ -1,7 +1,7 @@
 //! Self-attention with several heads.
 //!
 //! Source: Vaswani et al., 2017, section 3.2: <https://arxiv.org/abs/1706.03762>.
-use super::drop::{Dropout, rate};
+use super::drop::{Dropout, dropped, rate};
 use super::init::small;
 use super::{Linear, Mode, Module, at};
 use crate::{Error, Result, dims3};
@@ -206,7 +206,7 @@ fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> R
         }
     };
     let weights = logits.f_softmax(-1, None::<Kind>)?;
-    let weights = if dropout > 0. { weights.f_dropout(dropout, true)? } else { weights };
+    let weights = dropped(&weights, dropout)?;
     Ok(weights.f_bmm(&flat(v)?)?.f_view([b, heads, n, width])?)
 }
 

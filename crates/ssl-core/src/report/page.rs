@@ -9,19 +9,34 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::path::Path;
 
-/// A picture with a line below it.
+/// A picture or a text with a line below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
-    /// The picture itself, as a `data:` address.
-    pub uri: String,
-    /// What it shows.
+    /// What is shown.
+    pub content: Content,
+    /// What it is.
     pub caption: String,
+}
+
+/// What a figure shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A picture, sound or film, as a `data:` address.
+    Embedded(String),
+    /// A text.
+    Text(String),
 }
 
 impl Figure {
     /// A picture, sound or film that the page carries within itself; `media` is its type, such as `image/png`.
     pub fn embedded(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
-        Figure { uri: format!("data:{media};base64,{}", STANDARD.encode(bytes)), caption: caption.into() }
+        let uri = format!("data:{media};base64,{}", STANDARD.encode(bytes));
+        Figure { content: Content::Embedded(uri), caption: caption.into() }
+    }
+
+    /// A text.
+    pub fn text(text: impl Into<String>, caption: impl Into<String>) -> Self {
+        Figure { content: Content::Text(text.into()), caption: caption.into() }
     }
 }
 
@@ -116,15 +131,22 @@ impl Page {
     /// # Errors
     /// `Error::Config` when an address is not a `data:` one: the page would need the network.
     pub fn figures(&mut self, heading: &str, rows: &[Vec<Figure>]) -> Result<&mut Self> {
-        if let Some(bad) = rows.iter().flatten().find(|figure| !figure.uri.starts_with("data:")) {
-            let got: String = bad.uri.chars().take(40).collect();
+        let foreign = |figure: &Figure| match &figure.content {
+            Content::Embedded(uri) if !uri.starts_with("data:") => {
+                Some(uri.chars().take(40).collect::<String>())
+            }
+            _ => None,
+        };
+        if let Some(got) = rows.iter().flatten().find_map(foreign) {
             return Err(Error::config("figure", format!("expected a data: address, got {got:?}")));
         }
         let figure = |figure: &Figure| {
-            let (uri, caption) = (escape(&figure.uri), escape(&figure.caption));
-            format!(
-                "<figure><img src=\"{uri}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>"
-            )
+            let caption = escape(&figure.caption);
+            let content = match &figure.content {
+                Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
+                Content::Text(text) => format!("<blockquote>{}</blockquote>", escape(text)),
+            };
+            format!("<figure>{content}<figcaption>{caption}</figcaption></figure>")
         };
         let row = |row: &Vec<Figure>| {
             format!("<div class=\"row\">{}</div>", row.iter().map(figure).collect::<String>())
@@ -226,7 +248,14 @@ mod tests {
             .evaluation(EVIL, &[(EVIL, &report(0.5, 0.5))], None)
             .scatter(EVIL, &[[0.0, 0.0]], &[0], &[EVIL.to_string()])
             .json(EVIL, &serde_json::json!({"a": EVIL}));
-        page.figures(EVIL, &[vec![Figure { uri: format!("data:,{EVIL}"), caption: EVIL.into() }]]).unwrap();
+        page.figures(
+            EVIL,
+            &[vec![
+                Figure::text(EVIL, EVIL),
+                Figure { content: Content::Embedded(format!("data:,{EVIL}")), caption: EVIL.into() },
+            ]],
+        )
+        .unwrap();
         let html = page.render();
         assert!(!html.contains("<script") && html.contains(SAFE));
         assert!(!html.contains("http"), "nothing comes from the network");
@@ -251,7 +280,8 @@ mod tests {
         let mut page = Page::new("run");
         page.curves("Nothing", &Curves::new(), &["loss"]);
         assert!(!page.render().contains("Nothing"));
-        let figure = Figure { uri: "//example.org/a.png".into(), caption: String::new() };
+        let figure =
+            Figure { content: Content::Embedded("//example.org/a.png".into()), caption: String::new() };
         let error = page.figures("Rows", &[vec![figure]]).unwrap_err().to_string();
         assert_eq!(error, "figure: expected a data: address, got \"//example.org/a.png\"");
     }
@@ -259,7 +289,7 @@ mod tests {
     #[test]
     fn a_figure_carries_its_bytes() {
         let figure = Figure::embedded("application/pdf", b"%PDF", "a");
-        assert_eq!(figure.uri, "data:application/pdf;base64,JVBERg==");
+        assert_eq!(figure.content, Content::Embedded("data:application/pdf;base64,JVBERg==".into()));
     }
 
     #[test]

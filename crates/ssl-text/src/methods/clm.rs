@@ -4,17 +4,24 @@
 //! 2010: <https://doi.org/10.21437/Interspeech.2010-343>.
 use super::{Definition, Export, Info, Logits, TextMethod};
 use crate::batch::{TextBatch, Tokens};
+use crate::generate::{Sampling, generate};
 use crate::heads::{accuracy, cross_entropy};
 use crate::models::{Attend, Encoder, Encoders, Family};
-use crate::prepare::{NextToken, Prepare};
+use crate::prepare::{Framing, NextToken, Prepare};
 use crate::tokenizer::SpecialToken;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, no_grad};
+use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, no_grad, rng};
 use std::rc::Rc;
 use std::sync::Arc;
 use tch::Tensor;
 use tch::nn::VarStore;
+
+/// Beginnings that are continued to be looked at, at most, and tokens that each is continued by.
+const SHOWN: i64 = 2;
+const SAMPLED: usize = 200;
+/// The stream of random numbers of these continuations.
+const SAMPLE: u64 = 44;
 
 /// The hyperparameters of causal language modelling: it has none beside the network's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -27,8 +34,7 @@ pub struct Clm {
     vars: VarStore,
     encoder: Rc<Encoder>,
     next: NextToken,
-    start: i64,
-    most: usize,
+    framing: Framing,
     family: Family,
 }
 
@@ -58,7 +64,9 @@ impl Definition for Clm {
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
         let next = NextToken { length: encoders.length() };
-        Ok(Clm { vars, encoder, next, start, most: shape.max_length as usize, family })
+        // In training a separator is before every document.
+        let framing = Framing { first: Some(start), last: None, pad: start, most: shape.max_length as usize };
+        Ok(Clm { vars, encoder, next, framing, family })
     }
 }
 
@@ -95,6 +103,19 @@ impl Method for Clm {
         })
     }
 
+    fn look(&self, batch: &TextBatch) -> Result<Vec<(String, Tokens)>> {
+        let tokens = &batch.only("clm")?.tokens;
+        let shown = (tokens.len().min(SHOWN), tokens.ids.size().get(1).copied().unwrap_or(0) / 4);
+        let begin = tokens.ids.f_narrow(0, 0, shown.0)?.f_narrow(1, 0, shown.1.max(1))?;
+        let rows = Vec::<Vec<i64>>::try_from(begin)?;
+        let continued = rows
+            .iter()
+            .map(|row| generate(self, row, &Sampling::default(), SAMPLED, &mut rng(0, &[SAMPLE])))
+            .collect::<Result<Vec<_>>>()?;
+        let padded = |rows: &[Vec<i64>]| Tokens::padded(rows.iter().map(Vec::as_slice), self.framing.pad);
+        Ok(vec![("beginning".into(), padded(&rows)?), ("continued".into(), padded(&continued)?)])
+    }
+
     fn stores(&self) -> Vec<(String, &VarStore)> {
         vec![("student".into(), &self.vars)]
     }
@@ -105,13 +126,8 @@ impl TextMethod for Clm {
         vec![Arc::new(self.next)]
     }
 
-    /// A separator comes first: in training it is before every document.
-    fn frame(&self, documents: &[Vec<i64>]) -> Result<Tokens> {
-        let frame = |row: &Vec<i64>| -> Vec<i64> {
-            std::iter::once(self.start).chain(row.iter().copied()).take(self.most).collect()
-        };
-        let rows: Vec<Vec<i64>> = documents.iter().map(frame).collect();
-        Tokens::padded(rows.iter().map(Vec::as_slice), self.start)
+    fn framing(&self) -> Framing {
+        self.framing
     }
 
     fn logits(&self, tokens: &Tokens) -> Result<Option<Logits>> {
@@ -131,7 +147,7 @@ mod tests {
     use crate::methods::tests::{corpus, encoders, keeps_the_contract};
     use crate::source::SequenceSource;
     use serde_json::json;
-    use ssl_core::{Batch, Source};
+    use ssl_core::Source;
     use tch::Kind;
 
     #[test]

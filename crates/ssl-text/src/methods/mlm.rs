@@ -7,7 +7,7 @@ use super::{Definition, Export, Info, Logits, TextMethod};
 use crate::batch::{Sequences, TextBatch, Tokens};
 use crate::heads::{RestoringHead, accuracy, at_places, cross_entropy};
 use crate::models::{Attend, Encoder, Encoders};
-use crate::prepare::{MaskTokens, Masking, Prepare, WholeText};
+use crate::prepare::{Framing, MaskTokens, Masking, Prepare};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, no_grad};
@@ -34,7 +34,7 @@ pub struct Mlm {
     encoder: Rc<Encoder>,
     head: RestoringHead,
     masks: Arc<MaskTokens>,
-    whole: WholeText,
+    framing: Framing,
 }
 
 impl Definition for Mlm {
@@ -52,14 +52,14 @@ impl Definition for Mlm {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (vocabulary, shape) = (encoders.vocabulary(), encoders.config());
         let masks = MaskTokens::new(config.masking, vocabulary, encoders.length(), "mlm")?;
-        let whole = WholeText::new(shape.max_length as usize, vocabulary, "mlm")?;
+        let framing = Framing::between(shape.max_length as usize, vocabulary, "mlm")?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
         let head = vars.root() / "cls" / "predictions";
         let transform = &head / "transform";
         let places = [&(&transform / "dense"), &(&transform / "LayerNorm"), &head];
         let head = RestoringHead::new(places, (encoder.dim(), shape.embedding_dim()), vocabulary.size)?;
-        Ok(Mlm { vars, encoder, head, masks: Arc::new(masks), whole })
+        Ok(Mlm { vars, encoder, head, masks: Arc::new(masks), framing })
     }
 }
 
@@ -80,8 +80,7 @@ impl Method for Mlm {
     fn step(&mut self, batch: &TextBatch, _at: Step) -> Result<Output> {
         let sequences = batch.only("mlm")?;
         let logits = self.predict(sequences, Mode::Train)?;
-        let accuracy = accuracy(&logits.detach(), &sequences.targets)?;
-        Output::new(cross_entropy(&logits, &sequences.targets)?).with("accuracy", &accuracy)
+        Ok(Output::new(cross_entropy(&logits, &sequences.targets)?))
     }
 
     fn encode(&self, input: &Tokens, mode: Mode) -> Result<Tensor> {
@@ -131,8 +130,8 @@ impl TextMethod for Mlm {
         vec![Arc::clone(&self.masks) as _]
     }
 
-    fn frame(&self, documents: &[Vec<i64>]) -> Result<Tokens> {
-        self.whole.tokens(documents)
+    fn framing(&self) -> Framing {
+        self.framing
     }
 
     fn logits(&self, tokens: &Tokens) -> Result<Option<Logits>> {

@@ -2,7 +2,7 @@
 
 use crate::batch::{TextBatch, Tokens};
 use crate::models::Encoders;
-use crate::prepare::Prepare;
+use crate::prepare::{Framing, Prepare};
 use crate::recipe::Recipe;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,11 +20,8 @@ pub trait TextMethod: Method<Batch = TextBatch, Input = Tokens> {
     /// What makes the sequences of each of its objectives.
     fn prepare(&self) -> Vec<Arc<dyn Prepare>>;
 
-    /// The sequences of documents that are to be embedded, cut to what the encoder takes.
-    ///
-    /// # Errors
-    /// `Error::Config` when there is no document.
-    fn frame(&self, documents: &[Vec<i64>]) -> Result<Tokens>;
+    /// What is put around documents that are to be embedded.
+    fn framing(&self) -> Framing;
 
     /// What it says of each position: of the token there where it restores hidden ones, of the next one where it goes
     /// on with text; none where it says nothing of tokens.
@@ -157,7 +154,7 @@ pub(crate) mod tests {
         let source = SequenceSource::new(Arc::clone(&store), method.prepare(), 6, 0).unwrap();
         let batch = source.batch(0, 0).unwrap();
         let documents: Vec<Vec<i64>> = (0..5).map(|i| store.document(i, 9).unwrap()).collect();
-        let input = method.frame(&documents).unwrap();
+        let input = method.framing().tokens(&documents).unwrap();
         let scratch = tempfile::tempdir().unwrap();
         check_method(build, &batch, &input, scratch.path()).unwrap_or_else(|error| panic!("{arch}: {error}"));
     }

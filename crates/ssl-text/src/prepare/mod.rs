@@ -5,7 +5,7 @@ mod whole;
 
 pub use masked::{MaskTokens, Masking, Unit};
 pub use next::NextToken;
-pub use whole::WholeText;
+pub use whole::Framing;
 
 use crate::batch::Sequences;
 use ssl_core::{Result, Rng};
