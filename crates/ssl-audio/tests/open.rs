@@ -88,6 +88,40 @@ fn one_file_is_a_set_of_one_clip() {
 }
 
 #[test]
+fn the_lists_of_speech_commands_and_the_table_of_esc50_say_which_clips_are_for_the_test() {
+    let root = folder(&[
+        ("top/yes/a.wav", 1),
+        ("top/yes/b.wav", 2),
+        ("top/no/c.wav", 3),
+        ("top/no/d.wav", 4),
+        ("top/_background_noise_/hum.wav", 5),
+    ]);
+    fs::write(root.path().join("top/testing_list.txt"), "yes/b.wav\n").unwrap();
+    fs::write(root.path().join("top/validation_list.txt"), "no/d.wav\n").unwrap();
+    let set = train(root.path()).unwrap();
+    assert_eq!(
+        (levels(&*set), set.labels(), set.class_names().concat()),
+        (vec![3, 1], Some(vec![0, 1]), "noyes".into())
+    );
+    let test = open(root.path(), Split::Test, &options(0.0)).unwrap();
+    assert_eq!((levels(&*test), test.labels()), (vec![2], Some(vec![1])));
+    assert!(matches!(open(root.path(), Split::Unlabelled, &options(0.0)), Err(Error::Absent { .. })));
+
+    let root = folder(&[("audio/a.wav", 1), ("audio/b.wav", 2), ("audio/c.wav", 3)]);
+    let table = root.path().join("meta/esc50.csv");
+    fs::create_dir(root.path().join("meta")).unwrap();
+    fs::write(&table, "filename,fold,target,category\nb.wav,1,1,rain\na.wav,5,0,dog\nc.wav,2,0,dog\n")
+        .unwrap();
+    let set = train(root.path()).unwrap();
+    assert_eq!((levels(&*set), set.labels()), (vec![2, 3], Some(vec![1, 0])));
+    assert_eq!(open(root.path(), Split::Test, &options(0.0)).unwrap().labels(), Some(vec![0]));
+    fs::write(&table, "filename,fold,target,category\nb.wav,1\n").unwrap();
+    assert!(message(train(root.path())).ends_with("esc50.csv: line 2: expected 4 fields, got 2"));
+    fs::write(&table, "a,b\n").unwrap();
+    assert!(message(train(root.path())).ends_with("line 1: expected a column filename, found a, b"));
+}
+
+#[test]
 fn a_manifest_names_clips_and_parts_of_clips() {
     let root = folder(&[("a.wav", 1), ("sub/b.wav", 2), ("c.wav", 3)]);
     let path = root.path().join("list.jsonl");

@@ -1,6 +1,6 @@
 //! Normalizations of sequences, channels first.
 use ssl_core::nn::{Mode, Module};
-use ssl_core::{Precision, Result};
+use ssl_core::{Error, Result};
 use tch::nn::Path;
 use tch::{Kind, Tensor};
 
@@ -11,28 +11,36 @@ use tch::{Kind, Tensor};
 /// C - 1, and its variables are `[1, C, 1]`.
 #[derive(Debug)]
 pub struct ChannelNorm {
+    channels: i64,
     weight: Tensor,
     bias: Tensor,
 }
 
 impl ChannelNorm {
     /// A layer for `channels` channels.
+    ///
+    /// # Errors
+    /// `Error::Config` when there are fewer than two, which have no variance.
     pub fn new(p: &Path, channels: i64) -> Result<Self> {
+        if channels < 2 {
+            return Err(Error::config("channels", format!("expected at least 2, got {channels}")));
+        }
         let shape = [1, channels, 1];
-        Ok(ChannelNorm { weight: p.f_ones("weight", &shape)?, bias: p.f_zeros("bias", &shape)? })
+        Ok(ChannelNorm { channels, weight: p.f_ones("weight", &shape)?, bias: p.f_zeros("bias", &shape)? })
     }
 }
 
 impl Module for ChannelNorm {
     /// # Shapes
-    /// `x`: `[B, C, T]`; returns the same, half precision as float32.
+    /// `x`: `[B, C, T]`; returns the same, the channels beside each other in memory, where a convolution after it is
+    /// fastest.
     fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
-        Precision::Fp32.scope(x.device(), || {
-            let x = x.f_to_kind(Kind::Float)?;
-            let (variance, mean) = x.f_var_mean_correction([1i64].as_slice(), 1, true)?;
-            let factor = variance.f_add_scalar(1e-5)?.f_rsqrt()?.f_mul(&self.weight)?;
-            Ok(self.bias.f_addcmul(&x.f_sub(&mean)?, &factor)?)
-        })
+        // A layer norm divides the variance by C: what is under the root is smaller by this ratio, and so is epsilon.
+        let ratio = (self.channels - 1) as f64 / self.channels as f64;
+        let weight = self.weight.f_view(-1)?.f_mul_scalar(ratio.sqrt())?;
+        let (bias, x) = (self.bias.f_view(-1)?, x.f_transpose(1, 2)?);
+        let y = x.f_layer_norm(self.channels, Some(&weight), Some(&bias), 1e-5 * ratio, true)?;
+        Ok(y.f_transpose(1, 2)?)
     }
 }
 

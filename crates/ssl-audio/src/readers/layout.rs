@@ -1,6 +1,7 @@
 //! How folders and archives of recordings are laid out: splits, then classes, then recordings.
 use super::Split;
 use super::files::{Entry, Listing, index_tar};
+use super::known;
 use ssl_core::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -60,6 +61,9 @@ pub(crate) fn folder(path: &Path, split: Split) -> Result<Option<Listing>> {
     while names.len() == 1 && !has_splits(&names) && !holds_sound(&root)? {
         root.extend(names.first());
         names = folders(&root)?;
+    }
+    if let Some(listing) = known::folder(path, &root, split)? {
+        return Ok(Some(listing).filter(|listing| !listing.entries.is_empty()));
     }
     let mut classes = BTreeSet::new();
     if has_splits(&names) {
@@ -179,7 +183,7 @@ fn holds_sound(path: &Path) -> Result<bool> {
 }
 
 /// All recordings below a folder, sorted; links are followed, and a link to a folder above is an error.
-fn walk(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn walk(root: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let visible =
         |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy());

@@ -8,6 +8,7 @@
 mod cache;
 mod clips;
 mod files;
+mod known;
 mod layout;
 mod manifest;
 mod packed;
@@ -163,7 +164,8 @@ const LOOKED_FOR: &str = "looked for sound (wav, wave, flac, mp3, ogg, oga) in t
     train/ and test/";
 
 /// Opens the recordings at a path: a folder with or without class folders and splits, a tar of such a folder, a
-/// manifest, or one file of sound.
+/// manifest, or one file of sound. The lists of Speech Commands and the table of ESC-50 (fold 5 is for the test) are
+/// understood.
 ///
 /// A manifest has an object in JSON on each line: `audio`, a path from the manifest's folder; where wanted `label`, a
 /// text or a number, `start` and `seconds` of a part of the file, and `split`: `train`, `test` or `unlabelled`.
