@@ -106,7 +106,7 @@ impl Resampler {
     /// Which input samples `count` output samples from `start` on depend on: the first, which may lie before the
     /// recording, and the one behind the last.
     pub fn needs(&self, start: u64, count: usize) -> (i64, i64) {
-        let last = start + (count as u64).max(1) - 1;
+        let last = start.saturating_add((count as u64).saturating_sub(1));
         let edge = |at: u64, end: fn(&Phase) -> i64| {
             self.phase(at).map_or(0, |(base, phase)| base.saturating_add(end(phase)))
         };
@@ -116,8 +116,9 @@ impl Resampler {
     /// Output samples from `start` on until `out` is full, from input samples of which the first has the number
     /// `offset`; what lies outside them counts as silence.
     pub fn part(&self, input: &[f32], offset: i64, start: u64, out: &mut [f32]) {
-        for (at, out) in (start..).zip(out) {
-            *out = self.phase(at).map_or(0.0, |(base, phase)| phase.sum(input, base - offset));
+        for (n, out) in out.iter_mut().enumerate() {
+            let phase = self.phase(start.saturating_add(n as u64));
+            *out = phase.map_or(0.0, |(base, phase)| phase.sum(input, base.saturating_sub(offset)));
         }
     }
 
@@ -139,7 +140,7 @@ impl Resampler {
 impl Phase {
     /// The taps times the input samples that they lie on, where `base` is the start of the period.
     fn sum(&self, input: &[f32], base: i64) -> f32 {
-        let begin = base + self.first;
+        let begin = base.saturating_add(self.first);
         let before = usize::try_from(begin.saturating_neg()).unwrap_or(0);
         let taps = self.taps.get(before..).unwrap_or_default();
         let samples = input.get(usize::try_from(begin).unwrap_or(0)..).unwrap_or_default();
@@ -230,6 +231,14 @@ mod tests {
         assert!(message.ends_with("got the ratio 767999 to 16001"), "{message}");
         assert!(Resampler::new(0, 1).is_err() && Resampler::new(u32::MAX, 16_000).is_err());
         assert!(Resampler::new(11_025, 16_000).is_ok());
+    }
+
+    #[test]
+    fn positions_at_the_end_of_all_numbers_are_silent() {
+        let resampler = Resampler::fast(8_000, 16_000).unwrap();
+        let mut out = [1.0; 3];
+        resampler.part(&[1.0; 9], i64::MIN, u64::MAX - 1, &mut out);
+        assert_eq!((out, resampler.needs(u64::MAX, 9).1 > 0), ([0.0; 3], true));
     }
 
     proptest! {

@@ -375,7 +375,8 @@ mod tests {
         let equal = |a: &Views, b: &Views| a.0.iter().zip(&b.0).all(|(a, b)| a.equal(b));
         let first = source.views(5, 1).unwrap();
         assert_eq!((first.0[0].size(), first.0[1].size()), (vec![4, 64], vec![4, 40]));
-        let _ = source.views(0, 0).unwrap();
+        let order = |epoch| (0..3).flat_map(|index| source.clips(epoch, index).unwrap()).collect::<Vec<_>>();
+        assert_ne!(order(0), order(1));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert!(equal(&first, &pool.install(|| make(1).views(5, 1)).unwrap()));
         for another in [source.views(5, 0), source.views(6, 1), other.views(5, 1)] {

@@ -88,6 +88,17 @@ fn flac_mp3_and_vorbis_are_read_as_libsndfile_reads_them_from_anywhere() {
 }
 
 #[test]
+fn a_window_needs_nothing_of_a_file_that_lies_far_from_it() {
+    let mut flac = fs::read(fixture("tone.flac")).unwrap();
+    let intact = read_window(&fixture("tone.flac"), 28_000, 2_000).unwrap();
+    // From byte 9,000 on, a quarter of the way into the sound.
+    flac[9_000..11_000].fill(0);
+    let (_folder, path) = file(&flac);
+    assert_eq!(read_window(&path, 28_000, 2_000).unwrap(), intact);
+    assert!(read_window(&path, 0, 30_000).is_err());
+}
+
+#[test]
 fn the_content_and_not_the_name_says_what_a_file_is() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("flac.wav");

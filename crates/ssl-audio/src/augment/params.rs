@@ -78,4 +78,37 @@ mod tests {
         assert!(all.speed.is_some() && all.reverb.is_some() && all.mix.is_some() && all.noise.is_some());
         assert_eq!(few, Params { speed: None, reverb: None, mix: None, noise: None, ..all });
     }
+
+    #[test]
+    fn numbers_fill_their_ranges() {
+        let config = Augment {
+            speed_probability: 1.0,
+            reverb_probability: 1.0,
+            noise_probability: 0.5,
+            ..Augment::default().with_mix(0.4)
+        };
+        let mut rng = ssl_core::rng(0, &[]);
+        let all: Vec<Params> = (0..500).map(|_| Params::draw(&config, &mut rng)).collect();
+        let filled = |numbers: Vec<f32>, [low, high]: [f32; 2]| {
+            let (least, most) =
+                (numbers.iter().fold(high, |a, b| a.min(*b)), numbers.iter().fold(low, |a, b| a.max(*b)));
+            let margin = 0.06 * (high - low);
+            assert!(
+                least >= low && most <= high && least < low + margin && most > high - margin,
+                "{least} to {most}"
+            );
+            numbers.len()
+        };
+        filled(all.iter().filter_map(|params| params.mix).collect(), [0.0, 0.4]);
+        filled(
+            all.iter().filter_map(|params| params.speed).map(|speed| speed as f32 / 100.0).collect(),
+            config.speed,
+        );
+        filled(
+            all.iter().filter_map(|params| params.reverb).map(|room| room.seconds).collect(),
+            config.reverb_seconds,
+        );
+        let noisy = filled(all.iter().filter_map(|params| params.noise).collect(), config.noise_decibels);
+        assert!((200..300).contains(&noisy), "{noisy}");
+    }
 }

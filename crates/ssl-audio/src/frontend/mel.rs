@@ -256,6 +256,14 @@ mod tests {
     }
 
     #[test]
+    fn the_precision_around_it_does_not_matter() {
+        let mel = LogMel::new(&MelConfig::default(), Device::Cpu).unwrap();
+        let x = Tensor::arange(2_000, (Kind::Float, Device::Cpu)).sin().view([1, -1]);
+        let half = Precision::Bf16.scope(Device::Cpu, || mel.forward(&x)).unwrap();
+        assert!(half.equal(&mel.forward(&x).unwrap()));
+    }
+
+    #[test]
     fn a_range_counts_from_the_loudest_value_of_each_clip() {
         let power = Tensor::from_slice(&[1f32, 1e-9, 1e-3, 1e-5]).view([2, 1, 2]);
         let level = Compression::Decibel { floor: 1e-8, range: Some(15.) }.apply(&power).unwrap();

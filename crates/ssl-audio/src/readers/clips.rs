@@ -184,7 +184,10 @@ impl Clips {
         let kept = match is_direct {
             // The system's own cache holds the file, and reading it is hardly slower than a copy.
             true => None,
-            false => self.cache.keep(index, clip.frames, |samples| self.decode(clip, 0, samples))?,
+            // Of a clip that is broken elsewhere the window may be sound, and must not depend on what fits into memory.
+            false => {
+                self.cache.keep(index, clip.frames, |samples| self.decode(clip, 0, samples)).unwrap_or(None)
+            }
         };
         match kept {
             Some(samples) => copy_from(samples, start, out),
