@@ -302,6 +302,7 @@ proptest! {
 }
 
 #[test]
+#[cfg(unix)]
 fn windows_of_a_large_file_are_read_without_the_rest() {
     let root = tempdir().unwrap();
     let path = root.path().join("long.wav");
