@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 const DEFAULT_DATA: [(&str, &str); 2] = [("vision", "fashion-mnist"), ("text", "20newsgroups")];
 
 /// Words after the modality that ask for no training.
-const NO_DATA: [&str; 5] = ["list", "help", "-h", "--help", "--version"];
+const NO_DATA: [&str; 9] =
+    ["list", "help", "-h", "--help", "--version", "fill-mask", "generate", "embed", "nearest"];
 
 /// What `cargo xtask run` takes.
 #[derive(Debug, Args)]

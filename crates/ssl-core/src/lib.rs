@@ -15,6 +15,7 @@ pub mod loader;
 pub mod loss;
 pub mod method;
 pub mod nn;
+pub mod objectives;
 pub mod optim;
 pub mod precision;
 pub mod record;

@@ -3,11 +3,13 @@
 mod batch;
 pub mod generate;
 mod heads;
+pub mod interop;
 pub mod methods;
 pub mod models;
 pub mod prepare;
 pub mod readers;
 mod recipe;
+mod sampled;
 mod source;
 mod store;
 mod texts;

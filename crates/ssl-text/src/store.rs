@@ -127,6 +127,25 @@ impl TokenStore {
         self.ids.len == 0
     }
 
+    /// How often each of so many tokens occurs, separators included.
+    ///
+    /// # Errors
+    /// `Error::Io` when the disk refuses.
+    pub fn counts(&self, vocabulary: i64) -> Result<Vec<u64>> {
+        let mut counts = vec![0; vocabulary as usize];
+        let mut start = 0;
+        while start < self.len() {
+            let len = (self.len() - start).min(1 << 16);
+            for id in self.window(start, len as usize)? {
+                if let Some(count) = counts.get_mut(id as usize) {
+                    *count += 1;
+                }
+            }
+            start += len;
+        }
+        Ok(counts)
+    }
+
     /// Documents.
     pub fn documents(&self) -> u64 {
         self.ends.len
@@ -374,6 +393,8 @@ mod tests {
             assert_eq!(documents, ["ab", "cd", "f"]);
             assert_eq!(store.labels(), Some(&[1, 1, 0][..]), "the empty one has gone with its label");
             assert!(store.window(7, 3).is_err() && store.document(3, 1).is_err());
+            let counts = store.counts(tokenizer.vocabulary().size).unwrap();
+            assert_eq!((counts.iter().sum::<u64>(), counts[tokenizer.id("</s>").unwrap() as usize]), (9, 3));
             let part = store.part(&[2, 0], &options).unwrap();
             assert_eq!(spell(&tokenizer, &part.window(0, 5).unwrap()), "f|ab|");
             assert_eq!((part.labels(), part.documents()), (Some(&[0, 1][..]), 2));

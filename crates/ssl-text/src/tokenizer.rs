@@ -85,12 +85,27 @@ pub struct Vocabulary {
     pub specials: Specials,
     /// Whether each token begins a word, or stands for itself.
     starts_word: Arc<[bool]>,
+    /// How often each token occurs in the training text.
+    counts: Option<Arc<[u64]>>,
 }
 
 impl Vocabulary {
     /// A vocabulary without a tokenizer; `starts_word` says of each token whether it begins a word.
     pub fn new(starts_word: &[bool], specials: Specials) -> Self {
-        Vocabulary { size: starts_word.len() as i64, specials, starts_word: starts_word.into() }
+        Vocabulary { size: starts_word.len() as i64, specials, starts_word: starts_word.into(), counts: None }
+    }
+
+    /// The same, with how often each token occurs in the training text.
+    pub fn with_counts(self, counts: Vec<u64>) -> Self {
+        Vocabulary { counts: Some(counts.into()), ..self }
+    }
+
+    /// How often a token occurs in the training text; 1 where that is not known.
+    pub fn count(&self, id: i64) -> u64 {
+        let of = |counts: &Arc<[u64]>| {
+            usize::try_from(id).ok().and_then(|id| counts.get(id).copied()).unwrap_or(0)
+        };
+        self.counts.as_ref().map_or(1, of)
     }
 
     /// Whether a token begins a word, or stands for itself.

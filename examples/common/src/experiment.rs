@@ -14,6 +14,7 @@ use ssl_core::report::Figure;
 use ssl_core::{Batch, Flow, Hook, Loader, Method, Moment, Source, TrainConfig, Trainer, named_tensors};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -233,7 +234,9 @@ impl Experiment<'_> {
         method: &DynMethod<B, I>,
         optimizer: &dyn Optimizer,
     ) -> Result<()> {
-        let Some(run) = self.config.init.as_ref().filter(|init| init.is_dir()) else { return Ok(()) };
+        // A folder of weights in another program's layout is the modality's to load.
+        let is_run = |init: &&PathBuf| init.is_dir() && !init.join("model.safetensors").exists();
+        let Some(run) = self.config.init.as_ref().filter(is_run) else { return Ok(()) };
         let latest = RunDir::checkpoints_of(run, 1).latest()?;
         let latest = latest.with_context(|| {
             format!("--init {}: expected the directory of a run that has a checkpoint", run.display())

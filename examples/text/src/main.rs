@@ -3,6 +3,7 @@
 //! The last line on standard output is the summary of the run as JSON; everything else goes to standard error.
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
+mod commands;
 mod data;
 mod floors;
 
@@ -10,10 +11,11 @@ use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
 use data::{Corpora, TOKENIZER, Text};
 use ssl_core::Source;
-use ssl_examples::{CommonFlags, DynMethod, Experiment, Parts, RunConfig, RunDir, Start};
+use ssl_examples::{CommonFlags, DynMethod, Experiment, Outcome, Parts, RunConfig, RunDir, Start};
 use ssl_examples::{
     end, exit, list, locate_data, method_command, method_flags, read_method_flags, stop_flag,
 };
+use ssl_text::interop::{self, Foreign};
 use ssl_text::methods::{ALL, Entry, find};
 use ssl_text::models::{Arch, Encoders};
 use ssl_text::readers::{Cut, Options};
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     exit(match matches.subcommand() {
         Some(("list", _)) => list(ALL.iter().map(|entry| entry.info)),
+        Some((name, flags)) if commands::NAMES.contains(&name) => commands::run(name, flags),
         Some((name, flags)) => run(name, flags, began),
         None => Ok(ExitCode::SUCCESS),
     })
@@ -45,6 +48,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(Command::new("list").about("Lists the methods"))
         .subcommands(methods)
+        .subcommands(commands::all())
 }
 
 fn text_flags() -> [Arg; 11] {
@@ -88,14 +92,20 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
 
     let (_, path) = locate_data(&config.data)?;
     let corpora = Corpora::open(&path, &reading(matches, flags.max_bad))?;
-    let tokenizer = match (start.resumed.as_ref(), matches.get_one::<PathBuf>("tokenizer")) {
-        (Some(dir), _) => data::of_run(dir.path())?,
-        (None, Some(file)) => Tokenizer::load(file)?,
-        (None, None) => corpora.train_tokenizer(&recipe.tokenizer, flags.quiet)?,
+    let foreign = config.init.as_deref().filter(|dir| Foreign::is_in(dir)).map(Foreign::open).transpose()?;
+    let tokenizer = match (&start.resumed, &foreign, matches.get_one::<PathBuf>("tokenizer")) {
+        (Some(dir), ..) => data::of_run(dir.path())?,
+        (None, Some(foreign), _) => foreign.tokenizer.clone(),
+        (None, None, Some(file)) => Tokenizer::load(file)?,
+        (None, None, None) => match config.init.as_deref().filter(|init| init.is_dir()) {
+            Some(run) => data::of_run(run)?,
+            None => corpora.train_tokenizer(&recipe.tokenizer, flags.quiet)?,
+        },
     };
     let text = corpora.tokenize(&tokenizer, (config.limit, config.seed), flags.quiet)?;
+    let counts = text.train.counts(text.tokenizer.vocabulary().size)?;
     let encoders = || {
-        let vocabulary = text.tokenizer.vocabulary().clone();
+        let vocabulary = text.tokenizer.vocabulary().clone().with_counts(counts.clone());
         Encoders::new(recipe.encoder.clone(), vocabulary, recipe.length, device)
     };
     let build = || Ok(entry.build(&recipe.method, &encoders()?)? as Box<DynMethod<_, _>>);
@@ -104,7 +114,14 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
             Some(file) => encoders()?.starting_from(file),
             None => encoders()?,
         };
-        Ok(entry.build(&recipe.method, &encoders)? as Box<DynMethod<_, _>>)
+        let method = entry.build(&recipe.method, &encoders)?;
+        if let Some(foreign) = &foreign {
+            let absent = foreign.load_into(method.as_ref())?;
+            if !absent.is_empty() && !flags.quiet {
+                eprintln!("the weights to start from lack {}: they start at random", absent.join(", "));
+            }
+        }
+        Ok(method as Box<DynMethod<_, _>>)
     };
     let probe = entry.build(&recipe.method, &encoders()?)?;
     let (prepare, framing) = (probe.prepare(), probe.framing());
@@ -140,7 +157,14 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     };
     let experiment =
         Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
-    end(&experiment.run(&parts)?, &config, &dir)
+    let outcome = experiment.run(&parts)?;
+    if matches!(outcome, Outcome::Finished(_)) {
+        let method = commands::load(dir.path())?.method;
+        if method.export().is_some() {
+            interop::write(&dir.file("encoder"), method.as_ref(), &recipe.encoder, &text.tokenizer)?;
+        }
+    }
+    end(&outcome, &config, &dir)
 }
 
 /// Perplexity, and of a model of all tokens bits per byte, from the loss.
@@ -180,6 +204,10 @@ fn configure(entry: &Entry, flags: &CommonFlags, matches: &ArgMatches, start: &S
     let mut config = start.configure(("text", entry.info.name), "20newsgroups", flags, recipe)?;
     let mut recipe: Recipe = serde_json::from_value(config.recipe.clone()).context("recipe")?;
     flags.apply_to(&mut recipe.train)?;
+    if let Some(dir) = config.init.as_deref().filter(|dir| Foreign::is_in(dir)) {
+        recipe.encoder = Foreign::open(dir)?.shape;
+        recipe.length = recipe.length.min(recipe.encoder.max_length as usize);
+    }
     if let Some(arch) = matches.get_one::<Arch>("encoder") {
         recipe.encoder.arch = *arch;
     }

@@ -29,7 +29,8 @@ impl LayerNorm {
 }
 
 impl LayerNorm {
-    fn shallow_clone(&self) -> Self {
+    /// The same layer, of the same variables.
+    pub fn shallow_clone(&self) -> Self {
         LayerNorm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), eps: self.eps }
     }
 }

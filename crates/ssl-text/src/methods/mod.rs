@@ -35,6 +35,14 @@ pub trait TextMethod: Method<Batch = TextBatch, Input = Tokens> {
         Ok(None)
     }
 
+    /// The logit of each token to be a replaced one, `[B, N]`; none where it tells none.
+    ///
+    /// # Errors
+    /// As its encoder's.
+    fn discriminate(&self, _tokens: &Tokens) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// The tensors of the whole model under the names of transformers, with the name of its class there; none where it
     /// has no such model.
     fn export(&self) -> Option<Export> {
@@ -100,7 +108,11 @@ macro_rules! methods {
 
 methods! {
     clm::Clm,
+    electra::Electra,
     mlm::Mlm,
+    multi::Multi,
+    simcse::SimCse,
+    word2vec::Word2Vec,
 }
 
 /// The method of that name.
@@ -143,6 +155,12 @@ pub(crate) mod tests {
             attention_dropout: 0.,
             ..EncoderConfig::new(arch.parse().unwrap())
         };
+        Encoders::new(shape, tokenizer.vocabulary().clone(), 12, Device::Cpu).unwrap()
+    }
+
+    /// The same with dropout.
+    pub(crate) fn dropping(arch: &str, tokenizer: &Tokenizer) -> Encoders {
+        let shape = EncoderConfig { max_length: 16, ..EncoderConfig::new(arch.parse().unwrap()) };
         Encoders::new(shape, tokenizer.vocabulary().clone(), 12, Device::Cpu).unwrap()
     }
 

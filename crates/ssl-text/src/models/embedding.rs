@@ -1,6 +1,6 @@
 //! A vector for each token.
 use ssl_core::nn::trunc_normal;
-use ssl_core::{Error, Result, dims2};
+use ssl_core::{Error, Result, dims2, no_grad};
 use tch::Tensor;
 use tch::nn::Path;
 
@@ -23,6 +23,22 @@ impl Embedding {
         let weight = p.f_zeros("weight", &[count, dim])?;
         trunc_normal(&weight, 0.02)?;
         Ok(Embedding { weight })
+    }
+
+    /// A table that starts as word2vec's: of numbers up to a half over their count.
+    ///
+    /// # Errors
+    /// As [`Embedding::new`].
+    pub fn small(p: &Path, count: i64, dim: i64) -> Result<Self> {
+        let table = Embedding::new(p, count, dim)?;
+        let bound = 0.5 / dim as f64;
+        no_grad(|| table.weight.shallow_clone().f_uniform_(-bound, bound).map(drop))?;
+        Ok(table)
+    }
+
+    /// The same table.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Embedding { weight: self.weight.shallow_clone() }
     }
 
     /// The vectors of tokens.

@@ -46,6 +46,18 @@ impl Encoder {
         Ok(Encoder { net, pooling: config.pooling, dim: config.arch.dim })
     }
 
+    /// Another transformer whose embeddings are those of `self`.
+    ///
+    /// # Errors
+    /// `Error::Config` when one of the two is no transformer, or a number is out of range.
+    pub fn with_same_embeddings(&self, p: &Path, config: &EncoderConfig) -> Result<Self> {
+        let Net::Transformer(other) = &self.net else {
+            return Err(Error::config("encoder", "expected a transformer such as electra_mini"));
+        };
+        let net = Net::Transformer(Transformer::with_embeddings_of(other, p, config)?);
+        Ok(Encoder { net, pooling: config.pooling, dim: config.arch.dim })
+    }
+
     /// A vector for each position.
     ///
     /// # Shapes

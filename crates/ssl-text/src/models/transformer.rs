@@ -37,15 +37,10 @@ const SEGMENTS: i64 = 2;
 /// Embeddings of tokens and places, and blocks.
 #[derive(Debug)]
 pub struct Transformer {
-    words: Embedding,
-    positions: Option<Tensor>,
-    segments: Option<Embedding>,
-    norm: Option<LayerNorm>,
+    embeddings: Embeddings,
     project: Option<Linear>,
-    dropout: Dropout,
     blocks: Vec<Block>,
     last_norm: Option<LayerNorm>,
-    max_length: i64,
 }
 
 impl Transformer {
@@ -54,28 +49,21 @@ impl Transformer {
     /// # Errors
     /// `Error::Config` when a number is out of range.
     pub fn new(p: &Path, config: &EncoderConfig, vocabulary: i64) -> Result<Self> {
+        Transformer::on(Embeddings::new(p, config, vocabulary)?, p, config)
+    }
+
+    /// Another one whose embeddings are those of `other`.
+    ///
+    /// # Errors
+    /// `Error::Config` when a number is out of range.
+    pub fn with_embeddings_of(other: &Transformer, p: &Path, config: &EncoderConfig) -> Result<Self> {
+        Transformer::on(other.embeddings.shallow_clone(), p, config)
+    }
+
+    /// What comes after the embeddings.
+    fn on(embeddings: Embeddings, p: &Path, config: &EncoderConfig) -> Result<Self> {
         let (dim, width) = (config.arch.dim, config.embedding_dim());
         let gpt2 = config.arch.family == Family::Gpt2;
-        let max_length = config.max_length;
-        if max_length < 1 {
-            return Err(Error::config("max_length", format!("expected at least 1, got {max_length}")));
-        }
-        let at = |bert: &str, gpt: &str| if gpt2 { p / gpt } else { p / "embeddings" / bert };
-        let words = Embedding::new(&at("word_embeddings", "wte"), vocabulary, width)?;
-        let place = at("position_embeddings", "wpe");
-        let positions = match config.positions {
-            Positions::Learned => Some(Embedding::new(&place, max_length, width)?.weight().shallow_clone()),
-            Positions::Sinusoidal => Some(sinusoids(max_length, width)?.f_to_device(p.device())?),
-            Positions::Rotary => None,
-        };
-        let segments = match gpt2 {
-            true => None,
-            false => Some(Embedding::new(&(p / "embeddings" / "token_type_embeddings"), SEGMENTS, width)?),
-        };
-        let norm = match gpt2 {
-            true => None,
-            false => Some(LayerNorm::new(&(p / "embeddings" / "LayerNorm"), width, config.eps())?),
-        };
         let project = match (width == dim, config.arch.family) {
             (true, _) => None,
             (false, Family::Electra) => {
@@ -111,8 +99,7 @@ impl Transformer {
         if gpt2 {
             shrink_residuals(p, config.arch.layers)?;
         }
-        let dropout = Dropout::new(config.dropout)?;
-        Ok(Transformer { words, positions, segments, norm, project, dropout, blocks, last_norm, max_length })
+        Ok(Transformer { embeddings, project, blocks, last_norm })
     }
 
     /// A vector for each position.
@@ -123,22 +110,7 @@ impl Transformer {
     /// # Errors
     /// `Error::Shape` when the tokens are not `[B, N]`, `Error::Config` when there are more of them than places.
     pub fn forward(&self, tokens: &Tokens, attend: Attend, mode: Mode) -> Result<Tensor> {
-        let (_, n) = dims2(&tokens.ids, "tokens", "[B, N]")?;
-        if n > self.max_length {
-            let message = format!("expected at most {} tokens in a sequence, got {n}", self.max_length);
-            return Err(Error::config("max_length", message));
-        }
-        let mut x = self.words.forward(&tokens.ids)?;
-        if let Some(positions) = &self.positions {
-            x = x.f_add(&positions.f_narrow(0, 0, n)?)?;
-        }
-        if let Some(segments) = &self.segments {
-            x = x.f_add(&segments.weight().f_narrow(0, 0, 1)?)?;
-        }
-        if let Some(norm) = &self.norm {
-            x = norm.forward(&x, mode)?;
-        }
-        x = self.dropout.forward(&x, mode)?;
+        let mut x = self.embeddings.forward(&tokens.ids, mode)?;
         if let Some(project) = &self.project {
             x = project.forward(&x, mode)?;
         }
@@ -159,7 +131,77 @@ impl Transformer {
 
     /// The vectors of tokens, which a head may use again.
     pub fn words(&self) -> &Embedding {
-        &self.words
+        &self.embeddings.words
+    }
+}
+
+/// Vectors of tokens, of places and, in BERT, of the one segment, added up and normalized.
+#[derive(Debug)]
+struct Embeddings {
+    words: Embedding,
+    positions: Option<Tensor>,
+    segments: Option<Embedding>,
+    norm: Option<LayerNorm>,
+    dropout: Dropout,
+    max_length: i64,
+}
+
+impl Embeddings {
+    fn new(p: &Path, config: &EncoderConfig, vocabulary: i64) -> Result<Self> {
+        let (width, max_length) = (config.embedding_dim(), config.max_length);
+        let gpt2 = config.arch.family == Family::Gpt2;
+        if max_length < 1 {
+            return Err(Error::config("max_length", format!("expected at least 1, got {max_length}")));
+        }
+        let at = |bert: &str, gpt: &str| if gpt2 { p / gpt } else { p / "embeddings" / bert };
+        let words = Embedding::new(&at("word_embeddings", "wte"), vocabulary, width)?;
+        let place = at("position_embeddings", "wpe");
+        let positions = match config.positions {
+            Positions::Learned => Some(Embedding::new(&place, max_length, width)?.weight().shallow_clone()),
+            Positions::Sinusoidal => Some(sinusoids(max_length, width)?.f_to_device(p.device())?),
+            Positions::Rotary => None,
+        };
+        let (segments, norm) = match gpt2 {
+            true => (None, None),
+            false => {
+                let place = p / "embeddings";
+                let segments = Embedding::new(&(&place / "token_type_embeddings"), SEGMENTS, width)?;
+                (Some(segments), Some(LayerNorm::new(&(place / "LayerNorm"), width, config.eps())?))
+            }
+        };
+        let dropout = Dropout::new(config.dropout)?;
+        Ok(Embeddings { words, positions, segments, norm, dropout, max_length })
+    }
+
+    /// `ids`: `[B, N]`; returns `[B, N, E]`.
+    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (_, n) = dims2(ids, "tokens", "[B, N]")?;
+        if n > self.max_length {
+            let message = format!("expected at most {} tokens in a sequence, got {n}", self.max_length);
+            return Err(Error::config("max_length", message));
+        }
+        let mut x = self.words.forward(ids)?;
+        if let Some(positions) = &self.positions {
+            x = x.f_add(&positions.f_narrow(0, 0, n)?)?;
+        }
+        if let Some(segments) = &self.segments {
+            x = x.f_add(&segments.weight().f_narrow(0, 0, 1)?)?;
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x, mode)?;
+        }
+        self.dropout.forward(&x, mode)
+    }
+
+    /// The same embeddings, of the same variables.
+    fn shallow_clone(&self) -> Self {
+        Embeddings {
+            words: self.words.shallow_clone(),
+            positions: self.positions.as_ref().map(Tensor::shallow_clone),
+            segments: self.segments.as_ref().map(Embedding::shallow_clone),
+            norm: self.norm.as_ref().map(LayerNorm::shallow_clone),
+            ..*self
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Source: Devlin et al., 2018, section 3.1: <https://arxiv.org/abs/1810.04805>, and its official code
 //! (`google-research/bert`, `create_pretraining_data.py`: a fixed share of each sequence, whole words as an option);
 //! spans from Joshi et al., 2019 (SpanBERT), section 3.1: <https://arxiv.org/abs/1907.10529>.
-use super::{Cut, Prepare};
-use crate::batch::{IGNORED, Sequences, Tokens};
+use super::{Cut, Framing, Prepare};
+use crate::batch::{IGNORED, Sequences};
 use crate::tokenizer::{SpecialToken, Vocabulary};
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -43,6 +43,18 @@ pub struct Masking {
     pub span_end: f64,
     /// Words of a span, at most.
     pub span_most: usize,
+    /// What a sequence is made of.
+    pub text: TextUnit,
+}
+
+/// What a sequence is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TextUnit {
+    /// The text from one place on, over the borders of documents: no sequence is filled up.
+    Stream,
+    /// The beginning of a document.
+    Documents,
 }
 
 impl Default for Masking {
@@ -55,6 +67,7 @@ impl Default for Masking {
             unit: Unit::Token,
             span_end: 0.2,
             span_most: 10,
+            text: TextUnit::Stream,
         }
     }
 }
@@ -93,10 +106,9 @@ impl Masking {
 pub struct MaskTokens {
     masking: Masking,
     vocabulary: Vocabulary,
-    length: usize,
-    cls: i64,
-    sep: i64,
+    framing: Framing,
     mask: i64,
+    cut: Cut,
 }
 
 impl MaskTokens {
@@ -109,10 +121,13 @@ impl MaskTokens {
         if length < 4 {
             return Err(Error::config("length", format!("expected at least 4 tokens, got {length}")));
         }
-        let special = |which| vocabulary.special(which, method);
-        let (cls, sep, mask) =
-            (special(SpecialToken::Cls)?, special(SpecialToken::Sep)?, special(SpecialToken::Mask)?);
-        Ok(MaskTokens { masking, vocabulary: vocabulary.clone(), length, cls, sep, mask })
+        let mask = vocabulary.special(SpecialToken::Mask, method)?;
+        let framing = Framing::between(length, vocabulary, method)?;
+        let cut = match masking.text {
+            TextUnit::Stream => Cut::Stream { tokens: framing.body() },
+            TextUnit::Documents => framing.cut(),
+        };
+        Ok(MaskTokens { masking, vocabulary: vocabulary.clone(), framing, mask, cut })
     }
 
     /// The number of predicted tokens of a window.
@@ -194,34 +209,30 @@ impl MaskTokens {
 
 impl Prepare for MaskTokens {
     fn cut(&self) -> Cut {
-        Cut::Stream { tokens: self.length - 2 }
+        self.cut
     }
 
     fn sequences(&self, rows: &[Vec<i64>], progress: f64, rng: &mut Rng) -> Result<Sequences> {
         let window = rows.iter().map(Vec::len).max().unwrap_or(0);
         let count = self.count(window, progress);
-        let (mut framed, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut hidden, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
-            let mut ids: Vec<i64> = Vec::with_capacity(row.len() + 2);
-            ids.push(self.cls);
-            ids.extend_from_slice(row);
-            ids.push(self.sep);
-            let chosen = self.choose(row, count, rng);
+            let mut ids = row.clone();
+            let chosen = self.choose(row, self.count(row.len(), progress), rng);
             for place in 0..count {
                 // Where too few words fit, what is left predicts nothing.
-                let at = chosen.get(place).map_or(0, |place| place + 1);
-                let target = ids.get(at).copied().filter(|_| at > 0).unwrap_or(IGNORED);
-                places.push(at as i64);
-                targets.push(target);
-                if at > 0
-                    && let Some(id) = ids.get_mut(at)
-                {
+                let at = chosen.get(place).copied();
+                let target = at.and_then(|at| ids.get(at).copied());
+                // The first token is in front of the window.
+                places.push(at.map_or(0, |at| at as i64 + 1));
+                targets.push(target.unwrap_or(IGNORED));
+                if let (Some(id), Some(target)) = (at.and_then(|at| ids.get_mut(at)), target) {
                     *id = self.hide(target, rng);
                 }
             }
-            framed.push(ids);
+            hidden.push(ids);
         }
-        let tokens = Tokens::padded(framed.iter().map(Vec::as_slice), self.sep)?;
+        let tokens = self.framing.tokens(&hidden)?;
         let shape = [rows.len() as i64, count as i64];
         Ok(Sequences {
             tokens,
@@ -307,6 +318,16 @@ mod tests {
         let mean = (0..20_000).map(|_| spans.span(&mut rng) as f64).sum::<f64>() / 20_000.;
         // SpanBERT, section 3.1.
         assert!((mean - 3.8).abs() < 0.05, "{mean}");
+    }
+
+    #[test]
+    fn of_short_documents_as_large_a_share_is_hidden() {
+        let documents = mask(Masking { text: TextUnit::Documents, ..Masking::default() });
+        assert_eq!(documents.cut(), Cut::Documents { most: 100 });
+        let rows = [rows(1).swap_remove(0), vec![10, 12, 14, 16, 18, 20, 22, 24, 26, 28]];
+        let made = documents.sequences(&rows, 0., &mut rng(0, &[])).unwrap();
+        let counts = made.targets.ge(0).sum_dim_intlist([1i64].as_slice(), false, tch::Kind::Int64);
+        assert_eq!(list(&counts), [15, 2]);
     }
 
     #[test]

@@ -3,7 +3,7 @@ mod masked;
 mod next;
 mod whole;
 
-pub use masked::{MaskTokens, Masking, Unit};
+pub use masked::{MaskTokens, Masking, TextUnit, Unit};
 pub use next::NextToken;
 pub use whole::Framing;
 

@@ -1,27 +1,18 @@
 //! Several objectives on one encoder: their losses are added, each with its weight.
 //!
 //! Source: Doersch & Zisserman, 2017: <https://arxiv.org/abs/1708.07860>, who train one trunk on several pretext tasks;
-//! weights by uncertainty from Kendall, Gal & Cipolla, 2018, equation 10: <https://arxiv.org/abs/1705.07115>.
+//! weights as in [`ssl_core::objectives`].
 use super::{Definition, Info, VisionMethod, find};
 use crate::augment::Augment;
 use crate::backbones::Encoders;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use ssl_core::objectives::{Weigher, Weighting, check_objectives};
 use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views};
-use std::collections::{BTreeMap, BTreeSet};
-use tch::nn::{Init, VarStore};
-use tch::{Kind, Tensor};
-
-/// How the losses are weighed against each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Weighting {
-    /// By the given factors.
-    Fixed,
-    /// By learned variances, on top of the given factors: each loss is divided by its own, whose logarithm is added.
-    Uncertainty,
-}
+use std::collections::BTreeMap;
+use tch::Tensor;
+use tch::nn::VarStore;
 
 /// The hyperparameters of training on several objectives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +43,6 @@ impl Default for Config {
 #[derive(Debug)]
 struct Part {
     name: String,
-    weight: f64,
     method: Box<dyn VisionMethod>,
 }
 
@@ -61,7 +51,7 @@ struct Part {
 pub struct Multi {
     vars: VarStore,
     parts: Vec<Part>,
-    log_variances: Option<Tensor>,
+    weigher: Weigher,
 }
 
 impl Definition for Multi {
@@ -77,31 +67,17 @@ impl Definition for Multi {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        let (names, weights) = (&config.objectives, &config.weights);
-        let distinct: BTreeSet<&String> = names.iter().collect();
-        if names.len() < 2 || distinct.len() < names.len() || distinct.iter().any(|name| *name == Self::INFO.name) {
-            let message = format!("expected at least two different methods, none of them multi, got {}", names.join(", "));
-            return Err(Error::config("objectives", message));
-        }
-        let usable = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.);
-        if !usable || !(weights.is_empty() || weights.len() == names.len()) {
-            let message = format!("expected {} numbers of at least 0, or none, got {weights:?}", names.len());
-            return Err(Error::config("weights", message));
-        }
-        if let Some(name) = config.settings.keys().find(|name| !distinct.contains(name)) {
-            return Err(Error::config("settings", format!("expected the name of an objective, got {name}")));
-        }
+        let Config { objectives: names, weights, settings, weighting } = &config;
+        check_objectives(Self::INFO.name, names, weights, settings)?;
         let vars = VarStore::new(encoders.device());
         let encoders = encoders.shared(&vars)?;
-        let part = |(name, weight): (&String, f64)| -> Result<Part> {
-            let settings = config.settings.get(name).unwrap_or(&Value::Null);
-            Ok(Part { name: name.clone(), weight, method: find(name)?.build(settings, &encoders)? })
+        let part = |name: &String| -> Result<Part> {
+            let settings = settings.get(name).unwrap_or(&Value::Null);
+            Ok(Part { name: name.clone(), method: find(name)?.build(settings, &encoders)? })
         };
-        let weights = weights.iter().copied().chain(std::iter::repeat(1.));
-        let parts = names.iter().zip(weights).map(part).collect::<Result<Vec<_>>>()?;
-        let log_variances = (config.weighting == Weighting::Uncertainty)
-            .then(|| vars.root().f_var("log_variances", &[parts.len() as i64], Init::Const(0.)));
-        Ok(Multi { log_variances: log_variances.transpose()?, vars, parts })
+        let parts = names.iter().map(part).collect::<Result<Vec<_>>>()?;
+        let weigher = Weigher::new(&vars.root(), parts.len(), weights, *weighting)?;
+        Ok(Multi { vars, parts, weigher })
     }
 }
 
@@ -116,18 +92,6 @@ impl Multi {
         }
         let mut rest: std::slice::Iter<'a, Tensor> = views.iter();
         Ok(counts.into_iter().map(|n| Views(rest.by_ref().take(n).map(Tensor::shallow_clone).collect())).collect())
-    }
-
-    /// The losses, weighed and added.
-    fn join(&self, losses: &[Tensor]) -> Result<Tensor> {
-        let losses = Tensor::f_stack(losses, 0)?.f_to_kind(Kind::Float)?;
-        let weights: Vec<f32> = self.parts.iter().map(|part| part.weight as f32).collect();
-        let weighed = losses.f_mul(&Tensor::f_from_slice(&weights)?.f_to_device(losses.device())?)?;
-        match &self.log_variances {
-            None => Ok(weighed.f_sum(Kind::Float)?),
-            // Kendall's form for classification: L / sigma^2 + log sigma.
-            Some(s) => Ok(s.f_neg()?.f_exp()?.f_mul(&weighed)?.f_add(&s.f_mul_scalar(0.5)?)?.f_sum(Kind::Float)?),
-        }
     }
 }
 
@@ -145,7 +109,7 @@ impl Method for Multi {
             losses.push(output.loss);
         }
         let device = self.vars.device();
-        Ok(Output { loss: Precision::Fp32.scope(device, || self.join(&losses))?, metrics })
+        Ok(Output { loss: Precision::Fp32.scope(device, || self.weigher.join(&losses))?, metrics })
     }
 
     fn after_step(&mut self, at: Step) -> Result<()> {
@@ -208,8 +172,8 @@ impl VisionMethod for Multi {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
-    use ssl_core::{check_method, named_tensors, no_grad};
-    use tch::Device;
+    use ssl_core::{check_method, named_tensors};
+    use tch::{Device, Kind};
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
 
@@ -249,19 +213,6 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_the_weighed_sum_and_uncertainty_divides_each_by_its_own() {
-        let fixed = build(Config { weights: vec![2., 0.5], ..Config::default() }).unwrap();
-        let losses = [Tensor::from(3f32), Tensor::from(4f32)];
-        assert_eq!(f64::try_from(fixed.join(&losses).unwrap()).unwrap(), 8.);
-        let learned = build(Config { weighting: Weighting::Uncertainty, ..Config::default() }).unwrap();
-        assert_eq!(f64::try_from(learned.join(&losses).unwrap()).unwrap(), 7.);
-        let mut s = learned.log_variances.as_ref().unwrap().shallow_clone();
-        no_grad(|| s.copy_(&Tensor::from_slice(&[2f32.ln(), 4f32.ln()])));
-        let expected = 3. / 2. + 4. / 4. + (2f64.ln() + 4f64.ln()) / 2.;
-        assert!((f64::try_from(learned.join(&losses).unwrap()).unwrap() - expected).abs() < 1e-6);
-    }
-
-    #[test]
     fn hyperparameters_reach_their_method_and_views_are_those_of_all() {
         let settings = [("simclr".to_string(), serde_json::json!({"augment": {"size": 20}}))].into();
         let method = build(Config { settings, ..Config::default() }).unwrap();
@@ -271,21 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn objectives_and_weights_that_make_no_sense_are_named() {
-        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
-        for (objectives, weights, said) in [
-            (names(&["simclr"]), vec![], "objectives: expected at least two different methods"),
-            (names(&["simclr", "simclr"]), vec![], "objectives: expected at least two different methods"),
-            (names(&["simclr", "multi"]), vec![], "objectives: expected at least two different methods"),
-            (names(&["simclr", "rotations"]), vec![], "method: expected one of"),
-            (names(&["simclr", "rotation"]), vec![1.], "weights: expected 2 numbers of at least 0"),
-            (names(&["simclr", "rotation"]), vec![1., -1.], "weights: expected 2 numbers of at least 0"),
+    fn objectives_that_make_no_sense_are_named() {
+        for (objectives, said) in [
+            (["simclr", "multi"], "objectives: expected at least two different methods, none of them multi"),
+            (["simclr", "rotations"], "method: expected one of"),
         ] {
-            let message = build(Config { objectives, weights, ..Config::default() }).unwrap_err().to_string();
+            let objectives = objectives.map(String::from).into();
+            let message = build(Config { objectives, ..Config::default() }).unwrap_err().to_string();
             assert!(message.starts_with(said), "{message}");
         }
-        let settings = [("byol".to_string(), Value::Null)].into();
-        let message = build(Config { settings, ..Config::default() }).unwrap_err().to_string();
-        assert_eq!(message, "settings: expected the name of an objective, got byol");
     }
 }
