@@ -5,8 +5,11 @@ mod clean;
 mod clip;
 pub mod frontend;
 pub mod level;
+pub mod methods;
+pub mod models;
 mod random;
 pub mod readers;
+mod recipe;
 mod resample;
 mod source;
 
@@ -14,5 +17,6 @@ pub use augment::{Augment, Augmenter, SpecMask};
 pub use clean::Clean;
 pub use clip::{AudioDataset, ClipArray};
 pub use level::Level;
+pub use recipe::Recipe;
 pub use resample::Resampler;
 pub use source::{Epoch, Place, Sampling, WindowSource};

@@ -1,7 +1,40 @@
 //! Draws from the generator that is passed, written out so that no library's change of algorithm changes a run.
 use rand::Rng as _;
-use ssl_core::Rng;
+use ssl_core::{Result, Rng};
 use std::f32::consts::TAU;
+use tch::{Device, Kind, Tensor};
+
+/// The stream of random numbers of [`Chance::Fixed`].
+const FIXED: u64 = 404;
+
+/// Where the random numbers of a forward pass come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chance {
+    /// libtorch's generator, which the trainer seeds.
+    Generator,
+    /// The same at every call, so that held-out numbers can be compared.
+    Fixed,
+}
+
+impl Chance {
+    /// Numbers from 0 to below 1; `use_` tells draws of one forward pass from each other.
+    pub(crate) fn uniform(self, shape: &[i64], use_: u64, device: Device) -> Result<Tensor> {
+        match self {
+            Chance::Generator => Ok(Tensor::f_rand(shape, (Kind::Float, device))?),
+            Chance::Fixed => {
+                let mut rng = ssl_core::rng(0, &[FIXED, use_]);
+                let numbers: Vec<f32> = (0..shape.iter().product::<i64>()).map(|_| unit(&mut rng)).collect();
+                Ok(Tensor::f_from_slice(&numbers)?.f_view(shape)?.f_to_device(device)?)
+            }
+        }
+    }
+
+    /// Whole numbers below `end`.
+    pub(crate) fn below(self, end: i64, shape: &[i64], use_: u64, device: Device) -> Result<Tensor> {
+        let numbers = self.uniform(shape, use_, device)?.f_mul_scalar(end as f64)?;
+        Ok(numbers.f_to_kind(Kind::Int64)?.f_clamp_max(end - 1)?)
+    }
+}
 
 /// A number from 0 to below 1.
 pub(crate) fn unit(rng: &mut Rng) -> f32 {
