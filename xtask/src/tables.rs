@@ -21,7 +21,7 @@ const HEAD: [&str; 14] = [
     "kNN",
     "10 labels per class",
     "random encoder",
-    "raw input",
+    "features without training",
     "majority",
     "minutes",
     "peak MiB",
@@ -108,7 +108,7 @@ fn row(summary: &Value) -> [String; HEAD.len()] {
         eval("knn"),
         eval("few_shot_10"),
         floor(summary, "random_init"),
-        floor(summary, "raw"),
+        strongest(summary, &|name| !name.starts_with("random_init")),
         share(number(summary, &["floors", "majority"])),
         if seconds > 0.0 { format!("{:.1}", seconds / 60.0) } else { NOTHING.into() },
         peak.map_or(NOTHING.into(), |mib| format!("{mib:.0}")),
@@ -129,9 +129,14 @@ fn seen(summary: &Value) -> String {
 
 /// Linear / kNN / ten labels of the floor whose name starts with `kind`: the strongest, number by number.
 fn floor(summary: &Value, kind: &str) -> String {
+    strongest(summary, &|name| name.starts_with(kind))
+}
+
+/// Linear / kNN / ten labels of some floors: the strongest, number by number.
+fn strongest(summary: &Value, is_one: &dyn Fn(&str) -> bool) -> String {
     let Some(floors) = summary.get("floors").and_then(Value::as_object) else { return NOTHING.into() };
     let of_kind: Vec<&Value> =
-        floors.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, floor)| floor).collect();
+        floors.iter().filter(|(name, _)| is_one(name)).map(|(_, floor)| floor).collect();
     let best = ["linear", "knn", "few_shot_10"].map(|name| {
         let values = of_kind.iter().filter_map(|floor| number(floor, &[name]));
         share(values.max_by(f64::total_cmp))

@@ -52,7 +52,11 @@ impl TokenStore {
         progress: &dyn Fn(u64),
     ) -> Result<Self> {
         let separator = tokenizer.vocabulary().special(SpecialToken::Sep, "packing documents")?;
-        let width = if tokenizer.vocabulary().size <= 1 << 16 { 2 } else { 4 };
+        let width = match tokenizer.vocabulary().size {
+            ..=0x100 => 1,
+            ..=0x1_0000 => 2,
+            _ => 4,
+        };
         let mut writer = Writer {
             tokenizer,
             separator: separator as u64,

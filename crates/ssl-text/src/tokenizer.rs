@@ -4,11 +4,13 @@
 //! <https://arxiv.org/abs/1508.07909>; Kudo, 2018 (Unigram): <https://arxiv.org/abs/1804.10959>; the `tokenizers` crate
 //! does the work, and its files are those of transformers.
 use crate::readers::{Corpus, Document};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ssl_core::checkpoint::write_atomically;
 use ssl_core::{Error, Flow, Result};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -162,7 +164,12 @@ const MASK: &[&str] = &["[MASK]", "<mask>"];
 pub struct Tokenizer {
     inner: Inner,
     vocabulary: Vocabulary,
+    /// The number of each character, where characters are all that is told apart.
+    characters: Option<Arc<HashMap<char, u32>>>,
 }
+
+/// What takes each character by itself.
+const EACH: &str = "[\\s\\S]";
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
@@ -195,6 +202,9 @@ impl Tokenizer {
             );
             return Err(Error::config("vocab_size", message));
         }
+        if config.kind == Kind::Characters && !config.lowercase {
+            return Tokenizer::of_characters(config, corpus, progress);
+        }
         let text = untrained(config).to_string();
         let mut inner = Inner::from_bytes(text.as_bytes()).map_err(failed)?;
         let mut trainer = trainer(config, &specials).map_err(failed)?;
@@ -213,15 +223,48 @@ impl Tokenizer {
         });
         read?;
         let tokenizer = Tokenizer::of(inner)?;
-        let size = tokenizer.vocabulary.size as usize;
-        if size > config.vocab_size {
-            let message = format!(
-                "expected room for the alphabet of the corpus, {size} tokens, got {}",
-                config.vocab_size
-            );
-            return Err(Error::config("vocab_size", message));
-        }
+        fits(tokenizer.vocabulary.size as usize, config)?;
         Ok(tokenizer)
+    }
+
+    /// One token for each character of a corpus, the most frequent first, and of equals that of the lower number.
+    fn of_characters(
+        config: &TokenizerConfig,
+        corpus: &dyn Corpus,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let mut low = vec![0u64; LOW as usize];
+        let mut high: HashMap<char, u64> = HashMap::new();
+        corpus.for_each(&mut |Document { text, .. }| {
+            for c in text.chars() {
+                match low.get_mut(c as usize) {
+                    Some(count) => *count += 1,
+                    None => *high.entry(c).or_default() += 1,
+                }
+            }
+            progress(text.len() as u64);
+            Ok(Flow::Continue)
+        })?;
+        let low = (0u32..).zip(low).filter_map(|(code, count)| Some((char::from_u32(code)?, count)));
+        let mut counts: Vec<(char, u64)> = low.chain(high).filter(|(_, count)| *count > 0).collect();
+        counts.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
+        let names = special_names(config.kind);
+        fits(names.len() + counts.len(), config)?;
+        let tokens =
+            names.iter().map(|name| name.to_string()).chain(counts.iter().map(|(c, _)| c.to_string()));
+        let vocabulary: serde_json::Map<String, Value> =
+            tokens.enumerate().map(|(id, token)| (token, json!(id))).collect();
+        let added = names.iter().enumerate().map(|(id, name)| {
+            json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+        });
+        let mut text = untrained(config);
+        if let Some(place) = text.pointer_mut("/model/vocab") {
+            *place = vocabulary.into();
+        }
+        if let Some(place) = text.pointer_mut("/added_tokens") {
+            *place = added.collect();
+        }
+        Tokenizer::of(Inner::from_bytes(text.to_string()).map_err(refused)?)
     }
 
     fn of(inner: Inner) -> Result<Self> {
@@ -233,7 +276,8 @@ impl Tokenizer {
             sep: named(SEP),
             mask: named(MASK),
         };
-        let mark = WordMark::of(&inner)?;
+        let text = serde_json::to_value(&inner).map_err(|e| Error::config("tokenizer", e.to_string()))?;
+        let mark = WordMark::of(&text);
         let mut starts_word = vec![true; inner.get_vocab_size(true)];
         for (token, id) in inner.get_vocab(true) {
             if let Some(place) = starts_word.get_mut(id as usize) {
@@ -241,7 +285,16 @@ impl Tokenizer {
             }
         }
         let vocabulary = Vocabulary::new(&starts_word, specials);
-        Ok(Tokenizer { inner, vocabulary })
+        let characters = text["pre_tokenizer"]["pattern"]["Regex"] == EACH
+            && text["normalizer"].is_null()
+            && text["model"]["type"] == "WordLevel";
+        let single = |(token, id): (String, u32)| {
+            let mut all = token.chars();
+            Some((all.next().filter(|_| all.next().is_none())?, id))
+        };
+        let characters =
+            characters.then(|| Arc::new(inner.get_vocab(false).into_iter().filter_map(single).collect()));
+        Ok(Tokenizer { inner, vocabulary, characters })
     }
 
     /// Writes a `tokenizer.json`, whole or not at all.
@@ -270,6 +323,9 @@ impl Tokenizer {
     /// # Errors
     /// `Error::Config` when the tokenizer refuses it: it has a token that it does not know, and none for the unknown.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if let (Some(characters), Some(unk)) = (&self.characters, self.vocabulary.specials.unk) {
+            return Ok(text.chars().map(|c| characters.get(&c).copied().unwrap_or(unk)).collect());
+        }
         let encoding = self.inner.encode_fast(text, false).map_err(refused)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -279,6 +335,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_all(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
+        if self.characters.is_some() {
+            return texts.par_iter().map(|text| self.encode(text)).collect();
+        }
         let encodings = self.inner.encode_batch_fast(texts, false).map_err(refused)?;
         Ok(encodings.into_iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
@@ -302,6 +361,19 @@ impl Tokenizer {
     }
 }
 
+/// Characters that are counted in a table: those of most alphabets.
+const LOW: u32 = 0x3000;
+
+/// Whether a vocabulary has room for so many tokens.
+fn fits(tokens: usize, config: &TokenizerConfig) -> Result<()> {
+    if tokens > config.vocab_size {
+        let got = config.vocab_size;
+        let message = format!("expected room for the alphabet of the corpus, {tokens} tokens, got {got}");
+        return Err(Error::config("vocab_size", message));
+    }
+    Ok(())
+}
+
 fn refused(e: tokenizers::Error) -> Error {
     Error::config("tokenizer", e.to_string())
 }
@@ -318,15 +390,15 @@ enum WordMark {
 }
 
 impl WordMark {
-    fn of(inner: &Inner) -> Result<Self> {
-        let text = serde_json::to_value(inner).map_err(|e| Error::config("tokenizer", e.to_string()))?;
+    /// That of a tokenizer in the form of its file.
+    fn of(text: &Value) -> Self {
         let is = |part: &str, kind: &str| text[part]["type"] == kind;
-        Ok(match text["model"]["type"].as_str() {
+        match text["model"]["type"].as_str() {
             Some("WordPiece") => WordMark::Continued,
             Some("Unigram") => WordMark::Space('\u{2581}'),
             Some("BPE") if is("decoder", "ByteLevel") => WordMark::Space('\u{120}'),
             _ => WordMark::All,
-        })
+        }
     }
 
     fn starts(self, token: &str) -> bool {
@@ -371,7 +443,7 @@ fn untrained(config: &TokenizerConfig) -> Value {
         ),
         Kind::Characters => (
             plain,
-            json!({"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false}),
+            json!({"type": "Split", "pattern": {"Regex": EACH}, "behavior": "Isolated", "invert": false}),
             json!({"type": "Fuse"}),
             json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {}}),
         ),
@@ -493,6 +565,23 @@ mod tests {
             assert_eq!(loaded.encode("The quick fox sleeps.").unwrap(), ids, "{kind:?}");
             assert_eq!(loaded.vocabulary().specials, tokenizer.vocabulary().specials);
         }
+    }
+
+    #[test]
+    fn characters_are_those_that_the_slow_way_finds() {
+        let fast = train(Kind::Characters, 60).unwrap();
+        let slow = Tokenizer { characters: None, ..fast.clone() };
+        for text in PROSE.iter().copied().chain(["a\tb\n", "\u{1F600}", "", "[MASK] <mask"]) {
+            assert_eq!(fast.encode(text).unwrap(), slow.encode(text).unwrap(), "{text:?}");
+        }
+        let config =
+            TokenizerConfig { kind: Kind::Characters, vocab_size: 60, lowercase: true, min_frequency: 1 };
+        let lower = Tokenizer::train(&config, &Texts::new(PROSE).unwrap(), &|_| {}).unwrap();
+        assert!(lower.characters.is_none() && lower.encode("THE").unwrap() == lower.encode("the").unwrap());
+        assert_eq!(
+            fast.encode_all(vec!["fox".into(), "dog".into()]).unwrap()[1],
+            fast.encode("dog").unwrap()
+        );
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod machine;
 mod progress;
 mod report;
 mod run_dir;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;

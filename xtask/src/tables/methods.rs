@@ -8,7 +8,7 @@ use std::fs;
 /// Where the table stands.
 pub(crate) const CHAPTER: &str = "docs/src/methods.md";
 /// The data on which all methods of a modality are compared.
-const DATA: [(&str, &str); 1] = [("vision", "fashion-mnist")];
+const DATA: [(&str, &str); 2] = [("vision", "fashion-mnist"), ("text", "20newsgroups")];
 
 const HEAD: [&str; 10] = [
     "method",

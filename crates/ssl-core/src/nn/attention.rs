@@ -107,18 +107,39 @@ impl Attention {
     /// # Errors
     /// `Error::Shape` when `x` has another shape; when libtorch refuses the mask.
     pub fn forward_masked(&self, x: &Tensor, mask: AttentionMask<'_>, mode: Mode) -> Result<Tensor> {
+        self.forward_to(x, x, mask, mode)
+    }
+
+    /// The forward pass of positions that look at those of another sequence; their queries, keys and values are
+    /// [`QkvNames::Separate`] layers unless both are one.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; `other`: `[B, M, D]`; returns `[B, N, D]`.
+    ///
+    /// # Errors
+    /// `Error::Shape` when one has another shape; when libtorch refuses the mask.
+    pub fn forward_to(
+        &self,
+        x: &Tensor,
+        other: &Tensor,
+        mask: AttentionMask<'_>,
+        mode: Mode,
+    ) -> Result<Tensor> {
         let (b, n, dim) = dims3(x, "sequences", "[B, N, D]")?;
-        if dim != self.dim {
-            let expected = format!("[B, N, {}]", self.dim);
-            return Err(Error::Shape { what: "sequences".into(), expected, got: x.size() });
+        let (_, m, width) = dims3(other, "sequences", "[B, M, D]")?;
+        for (x, dim) in [(x, dim), (other, width)] {
+            if dim != self.dim {
+                let expected = format!("[B, N, {}]", self.dim);
+                return Err(Error::Shape { what: "sequences".into(), expected, got: x.size() });
+            }
         }
-        let [q, k, v] = self.qkv(x, (b, n), mode)?;
+        let [q, k, v] = self.qkv([x, other], mode)?;
         let [q, k] = match self.rotary {
-            Some(base) => rotated([q, k], base)?,
+            Some(base) => [rotated(&q, base)?, rotated(&k, base)?],
             None => [q, k],
         };
         let dropout = self.dropout.in_mode(mode);
-        let y = if q.requires_grad() && !q.device().is_cuda() && n <= PRODUCTS_UP_TO {
+        let y = if q.requires_grad() && !q.device().is_cuda() && n.max(m) <= PRODUCTS_UP_TO {
             products([&q, &k, &v], mask, dropout)?
         } else {
             let (mask, causal) = match mask {
@@ -131,19 +152,24 @@ impl Attention {
         self.proj.forward(&y.f_transpose(1, 2)?.f_reshape([b, n, dim])?, mode)
     }
 
-    /// Queries, keys and values as views, each `[B, H, N, D / H]`.
-    fn qkv(&self, x: &Tensor, (b, n): (i64, i64), mode: Mode) -> Result<[Tensor; 3]> {
+    /// Queries of the first, keys and values of the second as views, each `[B, H, N, D / H]`.
+    fn qkv(&self, [x, other]: [&Tensor; 2], mode: Mode) -> Result<[Tensor; 3]> {
         let (heads, width) = (self.heads, self.dim / self.heads);
+        let b = x.size().first().copied().unwrap_or(0);
         let parts = match &self.qkv[..] {
             [fused] => {
-                let parts = fused.forward(x, mode)?.f_view([b, n, 3, heads, width])?;
+                if x.data_ptr() != other.data_ptr() {
+                    let message = "expected separate queries, keys and values to look at another sequence, got one layer";
+                    return Err(Error::config("qkv", message));
+                }
+                let parts = fused.forward(x, mode)?.f_view([b, -1, 3, heads, width])?;
                 parts.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?
             }
             separate => {
-                let part = |layer: &Linear| -> Result<Tensor> {
-                    Ok(layer.forward(x, mode)?.f_view([b, n, heads, width])?.f_transpose(1, 2)?)
+                let part = |(layer, of): (&Linear, &Tensor)| -> Result<Tensor> {
+                    Ok(layer.forward(of, mode)?.f_view([b, -1, heads, width])?.f_transpose(1, 2)?)
                 };
-                separate.iter().map(part).collect::<Result<_>>()?
+                separate.iter().zip([x, other, other]).map(part).collect::<Result<_>>()?
             }
         };
         parts.try_into().map_err(|parts: Vec<Tensor>| {
@@ -158,41 +184,37 @@ impl Module for Attention {
     }
 }
 
-/// Queries and keys turned by their positions, `[B, H, N, E]` each: pairs of features, one from each half, by angles that
+/// Queries or keys turned by their positions, `[B, H, N, E]`: pairs of features, one from each half, by angles that
 /// grow along the sequence, so that a product depends on the distance.
 ///
 /// # Source
 /// Su et al., 2021, equation 34: <https://arxiv.org/abs/2104.09864>; the halves are those of GPT-NeoX and LLaMA.
-fn rotated(qk: [Tensor; 2], base: f64) -> Result<[Tensor; 2]> {
-    let [q, k] = qk;
-    let shape = q.size();
+fn rotated(x: &Tensor, base: f64) -> Result<Tensor> {
+    let shape = x.size();
     let (n, width) = match shape[..] {
         [_, _, n, width] => (n, width),
         _ => {
             return Err(Error::Shape { what: "queries".into(), expected: "[B, H, N, E]".into(), got: shape });
         }
     };
-    let float = (Kind::Float, q.device());
+    let float = (Kind::Float, x.device());
     let exponents = Tensor::f_arange(width / 2, float)?.f_mul_scalar(-2. * base.ln() / width as f64)?;
     let angles = Tensor::f_arange(n, float)?.f_unsqueeze(1)?.f_mul(&exponents.f_exp()?)?; // [N, E / 2].
     let angles = Tensor::f_cat(&[&angles, &angles], 1)?;
-    let (cos, sin) = (angles.f_cos()?.f_to_kind(q.kind())?, angles.f_sin()?.f_to_kind(q.kind())?);
-    let turn = |x: &Tensor| -> Result<Tensor> {
-        let (first, second) = (x.f_narrow(-1, 0, width / 2)?, x.f_narrow(-1, width / 2, width / 2)?);
-        let across = Tensor::f_cat(&[second.f_neg()?, first], -1)?;
-        Ok(x.f_mul(&cos)?.f_add(&across.f_mul(&sin)?)?)
-    };
-    Ok([turn(&q)?, turn(&k)?])
+    let (cos, sin) = (angles.f_cos()?.f_to_kind(x.kind())?, angles.f_sin()?.f_to_kind(x.kind())?);
+    let (first, second) = (x.f_narrow(-1, 0, width / 2)?, x.f_narrow(-1, width / 2, width / 2)?);
+    let across = Tensor::f_cat(&[second.f_neg()?, first], -1)?;
+    Ok(x.f_mul(&cos)?.f_add(&across.f_mul(&sin)?)?)
 }
 
 /// Attention as two matrix products with a softmax between them, `[B, H, N, E]` each.
 fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> Result<Tensor> {
     let shape = q.size();
-    let [b, heads, n, width] = shape[..] else {
+    let ([b, heads, n, width], Some(&m)) = (shape[..].try_into().unwrap_or([0; 4]), k.size().get(2)) else {
         let (what, expected) = ("queries".into(), "[B, H, N, E]".into());
         return Err(Error::Shape { what, expected, got: shape });
     };
-    let flat = |x: &Tensor| x.f_reshape([b * heads, n, width]);
+    let flat = |x: &Tensor| x.f_reshape([b * heads, -1, width]);
     let scale = 1. / (width as f64).sqrt();
     // With a beta of zero, what it starts from is not read.
     let unread = Tensor::f_empty([1], (q.kind(), q.device()))?;
@@ -202,7 +224,7 @@ fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> R
         AttentionMask::Causal => logits.f_add(&after(n, &logits)?)?,
         AttentionMask::Additive(mask) => {
             let mask = mask.f_to_kind(logits.kind())?;
-            logits.f_view([b, heads, n, n])?.f_add(&mask)?.f_view([b * heads, n, n])?
+            logits.f_view([b, heads, n, m])?.f_add(&mask)?.f_view([b * heads, n, m])?
         }
     };
     let weights = logits.f_softmax(-1, None::<Kind>)?;
@@ -317,7 +339,7 @@ mod tests {
         };
         for mask in [AttentionMask::None, AttentionMask::Causal] {
             let fused = layer.forward_masked(&x, mask, Mode::Train).unwrap();
-            let [q, k, v] = layer.qkv(&x, (2, x.size()[1]), Mode::Train).unwrap();
+            let [q, k, v] = layer.qkv([&x, &x], Mode::Train).unwrap();
             let y = products([&q, &k, &v], mask, 0.).unwrap().transpose(1, 2).reshape(x.size());
             let y = layer.proj.forward(&y, Mode::Train).unwrap();
             assert_close(&fused, &y, 1e-5 * largest(&fused));
@@ -348,6 +370,27 @@ mod tests {
     }
 
     #[test]
+    fn positions_look_at_another_sequence() {
+        let (_vars, separate) = layer(&SMALL, &SEPARATE);
+        let (x, other) = (sequences(4), sequences(7));
+        let run = |other: &Tensor, mask| separate.forward_to(&x, other, mask, Mode::Train).unwrap();
+        let y = run(&other, AttentionMask::None);
+        assert_eq!(y.size(), [2, 4, 12]);
+        // Without gradients it is the fused kernel, and what is hidden does not count.
+        let longer = Tensor::cat(&[&other, &sequences(2)], 1);
+        let hidden = Tensor::zeros([2, 1, 1, 9], (Kind::Float, Device::Cpu));
+        let _ = hidden.narrow(3, 7, 2).fill_(f64::NEG_INFINITY);
+        let fused = crate::no_grad(|| run(&longer, AttentionMask::Additive(&hidden)));
+        assert_close(&fused, &y.detach(), 1e-5);
+        // Of itself it is self-attention.
+        let own = separate.forward(&x, Mode::Train).unwrap();
+        assert_close(&separate.forward_to(&x, &x, AttentionMask::None, Mode::Train).unwrap(), &own, 1e-6);
+        let (_vars, fused) = layer(&SMALL, &FUSED);
+        let message = fused.forward_to(&x, &other, AttentionMask::None, Mode::Train).unwrap_err().to_string();
+        assert!(message.starts_with("qkv: expected separate queries"), "{message}");
+    }
+
+    #[test]
     fn weights_between_positions_are_dropped_in_training_alone() {
         let (_vars, layer) = layer(&AttentionConfig { dropout: 0.5, ..SMALL }, &FUSED);
         let x = sequences(5);
@@ -360,7 +403,7 @@ mod tests {
     fn rotated_queries_and_keys_meet_by_their_distance_alone() {
         let one = |seed: f64| (Tensor::arange(6, (Kind::Float, Device::Cpu)) * seed).sin();
         let same = |x: Tensor| x.view([1, 1, 1, 6]).expand([1, 1, 9, 6], false);
-        let [q, k] = rotated([same(one(0.7)), same(one(1.3))], 100.).unwrap();
+        let [q, k] = [0.7, 1.3].map(|seed| rotated(&same(one(seed)), 100.).unwrap());
         let products = q.matmul(&k.transpose(-2, -1)).view([9, 9]);
         let at = |i: i64, j: i64| products.double_value(&[i, j]);
         assert!((at(2, 5) - at(4, 7)).abs() < 1e-5 && (at(2, 5) - at(2, 6)).abs() > 1e-3);

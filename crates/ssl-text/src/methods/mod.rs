@@ -108,6 +108,7 @@ macro_rules! methods {
 
 methods! {
     clm::Clm,
+    dae::Dae,
     electra::Electra,
     mlm::Mlm,
     multi::Multi,

@@ -207,7 +207,7 @@ impl Embeddings {
 
 /// What is added to the logits of attention: minus infinity at fillings. Where positions look back only, fillings come
 /// last, so that no token sees them. `[B, 1, 1, N]`.
-fn hidden_positions(tokens: &Tokens, attend: Attend) -> Result<Option<Tensor>> {
+pub(crate) fn hidden_positions(tokens: &Tokens, attend: Attend) -> Result<Option<Tensor>> {
     if attend == Attend::Past {
         return Ok(None);
     }

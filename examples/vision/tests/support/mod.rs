@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+pub use ssl_examples::testing::run;
+
 /// Steps of a run with [`tiny`].
 pub const STEPS: u64 = 30;
 
@@ -68,45 +70,4 @@ pub fn tiny(data: &Path) -> Command {
     ]);
     command.args(["--steps", "30", "--threads", "1", "--no-eval", "--data"]).arg(data);
     command
-}
-
-/// What a process left behind.
-pub struct Ended {
-    /// None when a signal ended it.
-    pub status: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-pub fn run(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ended { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-}
-
-impl Ended {
-    /// Standard output of a process that succeeded.
-    #[track_caller]
-    pub fn succeeds(&self) -> &str {
-        assert_eq!(self.status, Some(0), "{}", self.err);
-        assert!(!self.err.contains("error: "), "{}", self.err);
-        &self.out
-    }
-
-    /// The one line that says what went wrong.
-    #[track_caller]
-    pub fn fails(&self, status: i32) -> &str {
-        assert_eq!(self.status, Some(status), "{}", self.err);
-        for word in ["panicked", "tack backtrace", "RUST_BACKTRACE", "frame #"] {
-            assert!(!self.err.contains(word), "{word}: {}", self.err);
-        }
-        // Behind an error of usage comes how it is used.
-        if status != 2 {
-            assert!(self.err.lines().last().is_some_and(|line| line.starts_with("error: ")), "{}", self.err);
-        }
-        let errors: Vec<&str> = self.err.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{}", self.err);
-        assert_eq!(self.out, "", "an error leaves standard output alone");
-        errors[0]
-    }
 }
