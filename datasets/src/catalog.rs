@@ -5,10 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::form::{AudioForm, Format, ImageShape, Modality, TextForm};
 use crate::path::relative_path;
 
 /// The catalog files that are part of this crate.
-const BUILTIN: [(&str, &str); 26] = [
+const BUILTIN: [(&str, &str); 37] = [
     ("fashion-mnist.json", include_str!("../catalog/fashion-mnist.json")),
     ("cifar10.json", include_str!("../catalog/cifar10.json")),
     ("cifar100.json", include_str!("../catalog/cifar100.json")),
@@ -35,6 +36,17 @@ const BUILTIN: [(&str, &str); 26] = [
     ("imdb.json", include_str!("../catalog/imdb.json")),
     ("sst2.json", include_str!("../catalog/sst2.json")),
     ("tiny-shakespeare.json", include_str!("../catalog/tiny-shakespeare.json")),
+    ("asterisk-en.json", include_str!("../catalog/asterisk-en.json")),
+    ("asterisk-es.json", include_str!("../catalog/asterisk-es.json")),
+    ("asterisk-fr.json", include_str!("../catalog/asterisk-fr.json")),
+    ("asterisk-it.json", include_str!("../catalog/asterisk-it.json")),
+    ("asterisk-ru.json", include_str!("../catalog/asterisk-ru.json")),
+    ("speech-commands.json", include_str!("../catalog/speech-commands.json")),
+    ("librispeech-dev-clean.json", include_str!("../catalog/librispeech-dev-clean.json")),
+    ("librispeech-train-clean-100.json", include_str!("../catalog/librispeech-train-clean-100.json")),
+    ("esc50.json", include_str!("../catalog/esc50.json")),
+    ("timgm6mb-soundfont.json", include_str!("../catalog/timgm6mb-soundfont.json")),
+    ("fluid-soundfont-gm.json", include_str!("../catalog/fluid-soundfont-gm.json")),
 ];
 
 /// Data sets by name.
@@ -101,115 +113,6 @@ impl<'a> IntoIterator for &'a Catalog {
     }
 }
 
-/// What a data set is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Modality {
-    /// Images.
-    Vision,
-    /// Text.
-    Text,
-    /// Sound.
-    Audio,
-    /// Moving images.
-    Video,
-    /// Pairs of two of the others.
-    Multimodal,
-}
-
-impl fmt::Display for Modality {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Vision => "vision",
-            Self::Text => "text",
-            Self::Audio => "audio",
-            Self::Video => "video",
-            Self::Multimodal => "multimodal",
-        })
-    }
-}
-
-/// How the files of a data set are to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// IDX files: a split's files are its images and its labels.
-    Idx,
-    /// CIFAR-10 binary: records of one label byte and 3,072 planar RGB bytes.
-    Cifar10Binary,
-    /// CIFAR-100 binary: records of a coarse label byte, a fine one, and 3,072 planar RGB bytes.
-    Cifar100Binary,
-    /// STL-10 binary: images of 3 planes of 96 columns of 96 bytes; labels count from 1 in a file of their own.
-    Stl10Binary,
-    /// A folder of pictures; each sub-folder is a class.
-    ImageFolder,
-    /// Plain text: each file is a document; in a folder of folders, each of these is a class.
-    TextFiles,
-    /// Plain text of several documents a file, with lines of `%` between; each file is a class.
-    Fortunes,
-    /// WikiText: an article begins with a line ` = Title = `.
-    Wikitext,
-    /// Orange's table: three lines of header, then class, tab, text.
-    OrangeTab,
-    /// AG News as CSV without header: class from 1, title, description.
-    AgNewsCsv,
-    /// SST-2 of GLUE, separated by tabs: sentence, class from 0; the test set has other columns.
-    Sst2Tsv,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idx => "idx",
-            Self::Cifar10Binary => "cifar10-binary",
-            Self::Cifar100Binary => "cifar100-binary",
-            Self::Stl10Binary => "stl10-binary",
-            Self::ImageFolder => "image-folder",
-            Self::TextFiles => "text-files",
-            Self::Fortunes => "fortunes",
-            Self::Wikitext => "wikitext",
-            Self::OrangeTab => "orange-tab",
-            Self::AgNewsCsv => "ag-news-csv",
-            Self::Sst2Tsv => "sst2-tsv",
-        })
-    }
-}
-
-/// The size of every image of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageShape {
-    /// Colour channels.
-    pub channels: u32,
-    /// Height in pixels.
-    pub height: u32,
-    /// Width in pixels.
-    pub width: u32,
-}
-
-/// How the text of a data set is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextForm {
-    /// Its language, by its BCP 47 tag.
-    pub language: String,
-    /// How its characters are written as bytes.
-    pub encoding: Encoding,
-    /// The line between two documents of a file, where a file has several.
-    pub separator: Option<String>,
-}
-
-/// How characters are written as bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Encoding {
-    /// UTF-8.
-    #[serde(rename = "utf-8")]
-    Utf8,
-    /// ISO 8859-1: each byte is a character.
-    #[serde(rename = "latin-1")]
-    Latin1,
-}
-
 /// A part of a data set with a name, such as `train`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -254,6 +157,8 @@ pub struct Dataset {
     pub std: Option<Vec<f64>>,
     /// How it is written, if it is text.
     pub text: Option<TextForm>,
+    /// How it is sampled, if it is sound.
+    pub audio: Option<AudioForm>,
     /// The names of its classes, in the order of their labels; for folders, the order of the folders' names. Empty if
     /// it has no labels.
     pub classes: Vec<String>,
@@ -278,6 +183,15 @@ impl Dataset {
         self.artifacts.iter().all(Artifact::is_verifiable)
     }
 
+    /// Whether a file of a source, by its path there, belongs to an artifact.
+    pub(crate) fn belongs(&self, path: &str, artifact: &Artifact) -> bool {
+        if !artifact.is_folder() {
+            return path == artifact.remote;
+        }
+        let is_below = path.strip_prefix(&artifact.remote).is_some_and(|rest| rest.starts_with('/'));
+        is_below && !self.artifacts.iter().any(|other| other.remote == path)
+    }
+
     fn validate(&self) -> std::result::Result<(), String> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if self.name.is_empty() || self.name.starts_with('-') || !self.name.chars().all(plain) {
@@ -289,8 +203,21 @@ impl Dataset {
         if self.artifacts.is_empty() {
             return Err("artifacts: expected at least one, got none".to_owned());
         }
-        if (self.modality == Modality::Text) != self.text.is_some() {
-            return Err(format!("text: expected exactly where the modality is text, got {}", self.modality));
+        let forms = [(Modality::Text, self.text.is_some()), (Modality::Audio, self.audio.is_some())];
+        for (modality, is_given) in forms {
+            if (self.modality == modality) != is_given {
+                let found = if is_given { "given" } else { "missing" };
+                return Err(format!(
+                    "{modality}: expected exactly where the modality is {modality}, {found} where it is {}",
+                    self.modality
+                ));
+            }
+        }
+        let has_url = self.sources.iter().any(|source| matches!(source, Source::Url { .. }));
+        if let Some(folder) = self.artifacts.iter().find(|artifact| artifact.is_folder())
+            && has_url
+        {
+            return Err(format!("sources: expected packages, as {} is a folder, got a URL", folder.remote));
         }
         let channels = self.image.map(|i| i.channels as usize);
         for (field, values) in [("mean", &self.mean), ("std", &self.std)] {
@@ -328,7 +255,12 @@ impl Artifact {
     /// Whether a hash in the catalog vouches for every byte of it.
     pub fn is_verifiable(&self) -> bool {
         let inflated = matches!(&self.content, Content::File { sha256: Some(_), .. });
-        inflated || self.download_sha256.is_some()
+        inflated || self.is_folder() || self.download_sha256.is_some()
+    }
+
+    /// Whether it is a folder at its source.
+    pub(crate) fn is_folder(&self) -> bool {
+        matches!(self.content, Content::Folder { .. })
     }
 
     fn validate(&self) -> std::result::Result<(), String> {
@@ -336,6 +268,7 @@ impl Artifact {
         let (path, packing, hash) = match &self.content {
             Content::File { path, packing, sha256, .. } => (path, packing, sha256.as_ref()),
             Content::Archive { path, packing, .. } => (path, packing, None),
+            Content::Folder { path, sha256, .. } => (path, &Packing::Plain, Some(sha256)),
         };
         let is_archive = matches!(self.content, Content::Archive { .. });
         if is_archive != packing.is_archive() {
@@ -378,6 +311,18 @@ pub enum Content {
         max_bytes: u64,
         /// Unpacking stops with an error beyond so many entries.
         max_entries: u64,
+    },
+    /// It is a folder of a package: all files below it but those that are artifacts of their own.
+    Folder {
+        /// The folder, relative to the data set's folder.
+        path: String,
+        /// How many files it holds.
+        files: u64,
+        /// The size of all its files, in bytes.
+        bytes: u64,
+        /// The sha256 of a text that has, for each file in the order of the paths' bytes, a line of its sha256, two
+        /// spaces, and its path from the folder: `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+        sha256: String,
     },
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::catalog::{Artifact, Content, Dataset, Packing, Source};
 use crate::download::Download;
 use crate::error::{Error, Result, SourceFailure};
+use crate::folder::{Folder, merge};
 use crate::hash::{Digested, hash_file, write_hashed};
 use crate::inflate::{corrupt, open_inflated};
 use crate::manifest::{Entry, Manifest};
@@ -111,7 +112,12 @@ impl Fetch<'_> {
     }
 
     fn no_source(&self, failures: Failures) -> Error {
-        let remotes: Vec<&str> = self.dataset.artifacts.iter().map(|a| a.remote.as_str()).collect();
+        let artifacts = &self.dataset.artifacts;
+        let folders: Vec<String> =
+            artifacts.iter().filter(|a| a.is_folder()).map(|a| format!("{}/", a.remote)).collect();
+        let in_folder = |remote: &str| folders.iter().any(|folder| remote.starts_with(folder));
+        let remotes: Vec<&str> =
+            artifacts.iter().map(|a| a.remote.as_str()).filter(|remote| !in_folder(remote)).collect();
         let start = if self.dataset.sources.is_empty() { "set" } else { "check the network, or set" };
         let advice = format!("{start} SSL_DATA_MIRROR to a folder that holds {}", remotes.join(", "));
         Error::NoSource { name: self.dataset.name.clone(), failures: failures.0, advice }
@@ -138,7 +144,7 @@ impl Fetch<'_> {
                 program: artifact.remote.clone(),
                 message: "the mirror does not have it".to_owned(),
             };
-            for (path, packing) in places.filter(|(path, _)| path.is_file()) {
+            for (path, packing) in places.filter(|(path, _)| is_there(artifact, path)) {
                 match self.stage(index, artifact, &path, packing, tree) {
                     Err(error) if !self.is_local(&error) => last = error,
                     other => return other,
@@ -210,14 +216,18 @@ impl Fetch<'_> {
             | Source::PypiSource { prefix, .. }
             | Source::Npm { prefix, .. } => prefix,
         };
-        let within = |artifact: &Artifact| format!("{}/{}", prefix.trim_end_matches('/'), artifact.remote);
-        let wanted: Vec<String> =
-            pending.iter().filter_map(|i| self.dataset.artifacts.get(*i)).map(within).collect();
+        let prefix = format!("{}/", prefix.trim_end_matches('/'));
+        let within = |artifact: &Artifact| format!("{prefix}{}", artifact.remote);
+        let wanted: Vec<&Artifact> = pending.iter().filter_map(|i| self.dataset.artifacts.get(*i)).collect();
+        let is_wanted = |path: &str| {
+            let inside = path.strip_prefix(&prefix);
+            inside.is_some_and(|path| wanted.iter().any(|artifact| self.dataset.belongs(path, artifact)))
+        };
         let scratch = self.work.join("package");
         clear(&scratch)?;
         fs::create_dir_all(&scratch).map_err(|e| Error::io(&scratch, "create", e))?;
         let package = Package { source, scratch: &scratch, progress: self.progress };
-        let (unpacked, _) = match package.fetch(&|path| wanted.iter().any(|w| w == path)) {
+        let (unpacked, _) = match package.fetch(&is_wanted) {
             Ok(fetched) => fetched,
             Err(error) if self.is_local(&error) => return Err(error),
             Err(error) => {
@@ -227,7 +237,7 @@ impl Fetch<'_> {
         };
         let staged = self.each(&source.to_string(), pending, failures, |index, artifact| {
             let path = unpacked.join(within(artifact));
-            if !path.is_file() {
+            if !is_there(artifact, &path) {
                 let message = format!("does not hold {}", within(artifact));
                 return Err(Error::Archive { archive: source.to_string(), message });
             }
@@ -281,23 +291,18 @@ impl Fetch<'_> {
                 })
             }
             Content::Archive { path, max_bytes, max_entries, .. } => {
-                // Unpacked beside the tree first, so that a bad archive leaves nothing in it.
                 let limits = Limits { bytes: *max_bytes, entries: *max_entries };
-                let aside = self.work.join(format!("unpacked-{index}"));
-                clear(&aside)?;
-                let staged = self.stage_archive(artifact, from, &aside, limits);
-                let moved = staged.and_then(|(files, trusted)| {
-                    merge(&aside, &tree.join(path))?;
-                    Ok((files, trusted))
-                });
-                clear(&aside)?;
-                moved.map(|(files, trusted)| {
-                    let inside = |entry: Entry| match path.is_empty() {
-                        true => entry,
-                        false => Entry { path: format!("{path}/{}", entry.path), ..entry },
-                    };
-                    (files.into_iter().map(inside).collect(), trusted)
+                self.stage_aside(index, &tree.join(path), |aside| {
+                    self.stage_archive(artifact, from, aside, limits)
                 })
+                .map(|(files, trusted)| (below(path, files), trusted))
+            }
+            Content::Folder { path, files, bytes, sha256 } => {
+                let belongs =
+                    |file: &str| self.dataset.belongs(&format!("{}/{file}", artifact.remote), artifact);
+                let folder = Folder { from, files: *files, bytes: *bytes, sha256, belongs: &belongs };
+                self.stage_aside(index, &tree.join(path), |aside| folder.copy(aside))
+                    .map(|files| (below(path, files), true))
             }
         };
         result.map(|(files, trusted)| Staged { index, files, trusted, source: String::new() })
@@ -344,6 +349,15 @@ impl Fetch<'_> {
             expect_hash(from, expected, &found.sha256)?;
         }
         Ok((found, trusted))
+    }
+
+    /// Fills a folder beside the tree and then moves what it holds into the tree, so that what is bad leaves nothing.
+    fn stage_aside<T>(&self, index: usize, to: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let aside = self.work.join(format!("unpacked-{index}"));
+        clear(&aside)?;
+        let filled = fill(&aside).and_then(|filled| merge(&aside, to).map(|()| filled));
+        clear(&aside)?;
+        filled
     }
 
     /// Checks an archive's hash, and unpacks it.
@@ -414,7 +428,22 @@ impl Fetch<'_> {
 fn packing(artifact: &Artifact) -> Packing {
     match &artifact.content {
         Content::File { packing, .. } | Content::Archive { packing, .. } => *packing,
+        Content::Folder { .. } => Packing::Plain,
     }
+}
+
+/// Whether a path holds what an artifact is at its source.
+fn is_there(artifact: &Artifact, path: &Path) -> bool {
+    if artifact.is_folder() { path.is_dir() } else { path.is_file() }
+}
+
+/// Entries of a folder as entries of the folder that it is in.
+fn below(folder: &str, entries: Vec<Entry>) -> Vec<Entry> {
+    let inside = |entry: Entry| match folder.is_empty() {
+        true => entry,
+        false => Entry { path: format!("{folder}/{}", entry.path), ..entry },
+    };
+    entries.into_iter().map(inside).collect()
 }
 
 fn expect_hash(file: &Path, expected: &str, found: &str) -> Result<()> {
@@ -436,21 +465,6 @@ pub(crate) fn clear(path: &Path) -> Result<()> {
         Ok(_) => fs::remove_file(path),
     };
     result.map_err(|e| Error::io(path, "remove", e))
-}
-
-/// Moves what a folder holds into another, which may exist.
-fn merge(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|e| Error::io(to, "create", e))?;
-    for entry in fs::read_dir(from).map_err(|e| Error::io(from, "read", e))? {
-        let entry = entry.map_err(|e| Error::io(from, "read", e))?;
-        let target = to.join(entry.file_name());
-        if target.is_dir() && entry.path().is_dir() {
-            merge(&entry.path(), &target)?;
-        } else {
-            fs::rename(entry.path(), &target).map_err(|e| Error::io(&target, "create", e))?;
-        }
-    }
-    Ok(())
 }
 
 /// Calls `work` for each item on up to `jobs` threads; the results are in the order of the items.

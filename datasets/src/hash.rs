@@ -27,6 +27,11 @@ fn hexadecimal(hash: &[u8]) -> String {
     })
 }
 
+/// Hashes a text.
+pub(crate) fn hash_text(text: &str) -> String {
+    hexadecimal(&Sha256::digest(text))
+}
+
 /// Hashes a file; `advance` is called with the bytes of each step.
 pub(crate) fn hash_file(path: &Path, mut advance: impl FnMut(u64)) -> Result<Digested> {
     let mut file = File::open(path).map_err(|e| Error::io(path, "read", e))?;

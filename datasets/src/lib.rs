@@ -20,6 +20,8 @@ mod deb;
 mod download;
 mod error;
 mod fetch;
+mod folder;
+mod form;
 mod hash;
 mod inflate;
 mod manifest;
@@ -29,11 +31,9 @@ mod progress;
 mod store;
 mod unpack;
 
-pub use catalog::{
-    Artifact, Catalog, Content, Dataset, Encoding, Format, ImageShape, Modality, Packing, Source, Split,
-    TextForm,
-};
+pub use catalog::{Artifact, Catalog, Content, Dataset, Packing, Source, Split};
 pub use download::Download;
 pub use error::{Error, Result, SourceFailure};
+pub use form::{AudioForm, Encoding, Format, ImageShape, Modality, TextForm};
 pub use progress::{Action, NoProgress, Progress};
 pub use store::{DATA_DIR_VARIABLE, FetchOptions, MIRROR_VARIABLE, Problem, Report, Store, default_root};

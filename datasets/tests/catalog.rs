@@ -1,6 +1,6 @@
 //! The catalog that is part of the crate.
 
-use ssl_datasets::{Catalog, Content, Error, Format, Modality, Source};
+use ssl_datasets::{Catalog, Content, Dataset, Error, Format, Modality, Source};
 
 #[test]
 fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
@@ -35,6 +35,17 @@ fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
             "imdb",
             "sst2",
             "tiny-shakespeare",
+            "asterisk-en",
+            "asterisk-es",
+            "asterisk-fr",
+            "asterisk-it",
+            "asterisk-ru",
+            "speech-commands",
+            "librispeech-dev-clean",
+            "librispeech-train-clean-100",
+            "esc50",
+            "timgm6mb-soundfont",
+            "fluid-soundfont-gm",
         ]
     );
     for dataset in &catalog {
@@ -47,7 +58,8 @@ fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
         assert!(!dataset.splits.is_empty(), "{name}: splits");
         let is_labelled = dataset.splits.iter().any(|split| split.labelled);
         assert_eq!(is_labelled, !dataset.classes.is_empty(), "{name}: labels and their classes");
-        assert!(dataset.is_verifiable(), "{name}: a hash vouches for each artifact");
+        let has_no_known_hash = name == "esc50";
+        assert_ne!(dataset.is_verifiable(), has_no_known_hash, "{name}: a hash vouches for each artifact");
         let downloads: Option<u64> = dataset.artifacts.iter().map(|a| a.download_bytes).sum();
         if is_package {
             assert!(dataset.bytes.is_some(), "{name}: the size of the package");
@@ -83,7 +95,8 @@ fn idx_sizes_follow_from_the_counts_of_examples() {
 #[test]
 fn classes_stand_in_the_order_in_which_readers_number_them() {
     let by_meaning = ["ag-news", "sst2"];
-    for dataset in Catalog::builtin().unwrap().iter().filter(|d| d.modality == Modality::Text) {
+    let is_by_name = |d: &&Dataset| matches!(d.modality, Modality::Text | Modality::Audio);
+    for dataset in Catalog::builtin().unwrap().iter().filter(is_by_name) {
         if !by_meaning.contains(&dataset.name.as_str()) {
             assert!(dataset.classes.is_sorted(), "{}", dataset.name);
         }
@@ -101,6 +114,33 @@ fn files_of_text_sets_are_those_of_their_splits() {
                 assert!(is_listed, "{}: {path} is in no split", dataset.name);
             }
         }
+    }
+}
+
+#[test]
+fn the_same_prompts_are_held_out_in_every_language() {
+    let catalog = Catalog::builtin().unwrap();
+    let held_out = |language: &str| -> Vec<String> {
+        let dataset = catalog.get(&format!("asterisk-{language}")).unwrap();
+        let mut paths = Vec::new();
+        for artifact in &dataset.artifacts {
+            match &artifact.content {
+                Content::Folder { path, files, .. } => {
+                    assert_eq!((path.as_str(), *files), ("train", dataset.split("train").unwrap().examples));
+                }
+                Content::File { path, .. } => {
+                    let prompt = path.strip_prefix("test/").unwrap();
+                    assert!(artifact.remote.ends_with(&format!("/{prompt}")), "{path}");
+                    paths.push(prompt.to_owned());
+                }
+                Content::Archive { .. } => panic!("{language}: an archive"),
+            }
+        }
+        assert_eq!(paths.len() as u64, dataset.split("test").unwrap().examples);
+        paths
+    };
+    for language in ["es", "fr", "it", "ru"] {
+        assert_eq!(held_out(language), held_out("en"), "{language}");
     }
 }
 
@@ -162,4 +202,26 @@ fn a_malformed_catalog_file_is_named() {
     }
     let twice = Catalog::from_json([("a.json", good), ("b.json", good)]).unwrap_err().to_string();
     assert!(twice.contains("b.json"), "{twice}");
+}
+
+#[test]
+fn sound_alone_says_how_it_is_sampled_and_a_folder_comes_from_packages_alone() {
+    let good = include_str!("../catalog/asterisk-en.json");
+    let form = "\"audio\": {\n    \"sample_rate\": 8000,\n    \"channels\": 1\n  }";
+    let package = "\"kind\": \"debian\",\n";
+    let url = format!("\"kind\": \"url\", \"base\": \"http://x\" }}, {{ {package}");
+    for (wrong, right, reason) in [
+        (form, "\"audio\": null", "modality is audio, missing where it is audio"),
+        (
+            "\"modality\": \"audio\"",
+            "\"modality\": \"vision\"",
+            "modality is audio, given where it is vision",
+        ),
+        (package, &url, "sources: expected packages, as en_US_f_Allison is a folder, got a URL"),
+    ] {
+        let bad = good.replacen(wrong, right, 1);
+        assert_ne!(bad, good, "{wrong} occurs");
+        let message = Catalog::from_json([("x.json", bad.as_str())]).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
 }

@@ -79,6 +79,19 @@ pub(crate) fn archive_artifact(bytes: &[u8]) -> serde_json::Value {
     })
 }
 
+/// A folder `NAME` that is known by the hash of its list of files.
+pub(crate) fn folder_artifact(name: &str, path: &str, files: &[(&str, &[u8])]) -> serde_json::Value {
+    let line = |(name, content): &(&str, &[u8])| format!("{}  {name}\n", sha256(content));
+    let list: String = files.iter().map(line).collect();
+    let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
+    json!({
+        "remote": name, "download_bytes": null, "download_sha256": null,
+        "content": {
+            "kind": "folder", "path": path, "files": files.len(), "bytes": bytes, "sha256": sha256(list.as_bytes()),
+        },
+    })
+}
+
 pub(crate) fn url(base: &str) -> serde_json::Value {
     json!([{ "kind": "url", "base": base }])
 }

@@ -8,8 +8,8 @@ use ssl_datasets::{Error, FetchOptions, NoProgress};
 
 use crate::server::{Serve, Server};
 use crate::sets::{
-    Notes, archive_artifact, dataset, file_artifact, gzip, noise, options, sha256, store, tar_gz, url,
-    with_mirror,
+    Notes, archive_artifact, dataset, file_artifact, folder_artifact, gzip, noise, options, sha256, store,
+    tar_gz, url, with_mirror,
 };
 
 #[test]
@@ -167,4 +167,36 @@ fn content_without_a_hash_is_recorded_and_said_to_be_unverified() {
     assert!(report.is_intact() && !report.trusted);
     fs::write(path.join("a"), b"same").unwrap();
     assert!(!store.verify(&set, &NoProgress).unwrap().is_intact());
+}
+
+#[test]
+fn a_folder_comes_with_all_its_files_but_those_that_are_artifacts_of_their_own() {
+    let (folder, store) = store();
+    let mut held_out = file_artifact("b", b"held out");
+    held_out["remote"] = json!("speaker/words/b");
+    held_out["content"]["path"] = json!("test/b");
+    held_out["content"]["packing"] = json!("none");
+    let train: [(&str, &[u8]); 2] = [("a", b"one"), ("words/c", b"three")];
+    let set = dataset(json!([folder_artifact("speaker", "train", &train), held_out]), json!([]));
+    let message = store.fetch(&set, &options(), &NoProgress).unwrap_err().to_string();
+    assert!(message.ends_with("SSL_DATA_MIRROR to a folder that holds speaker"), "{message}");
+
+    let speaker = folder.path().join("speaker");
+    fs::create_dir_all(speaker.join("words")).unwrap();
+    for (path, content) in [("a", "one"), ("words/b", "held out"), ("words/c", "threw")] {
+        fs::write(speaker.join(path), content).unwrap();
+    }
+    let message = store.fetch(&set, &with_mirror(folder.path()), &NoProgress).unwrap_err().to_string();
+    assert!(message.contains("of its list of files"), "{message}");
+    assert!(!store.is_present(&set) && !store.root().join(".work/test-set").exists());
+
+    fs::write(speaker.join("words/c"), "three").unwrap();
+    let path = store.fetch(&set, &with_mirror(folder.path()), &NoProgress).unwrap();
+    let report = store.verify(&set, &NoProgress).unwrap();
+    assert!(report.is_intact() && report.trusted && report.files == 3, "{report:?}");
+    assert_eq!(fs::read(path.join("train/words/c")).unwrap(), b"three");
+    assert_eq!(fs::read(path.join("test/b")).unwrap(), b"held out");
+    assert!(!path.join("train/words/b").exists());
+    fs::write(path.join("train/a"), b"two").unwrap();
+    assert_eq!(store.verify(&set, &NoProgress).unwrap().problems.len(), 1);
 }
