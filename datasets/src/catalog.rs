@@ -412,3 +412,22 @@ impl fmt::Display for Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_folder_belongs_to_it_unless_it_is_an_artifact_of_its_own() {
+        let catalog = Catalog::builtin().unwrap();
+        let dataset = catalog.get("asterisk-en").unwrap();
+        let [folder, file, ..] = dataset.artifacts.as_slice() else { panic!("expected two artifacts") };
+        assert!(dataset.belongs("en_US_f_Allison/digits/2.wav", folder));
+        assert!(dataset.belongs(&file.remote, file) && !dataset.belongs(&file.remote, folder));
+        for other in
+            ["en_US_f_Allison", "en_US_f_Allison.txt", "en_US_f_Allison2/digits/2.wav", "digits/2.wav"]
+        {
+            assert!(!dataset.belongs(other, folder), "{other}");
+        }
+    }
+}

@@ -2,6 +2,10 @@
 
 use ssl_datasets::{Catalog, Content, Dataset, Error, Format, Modality, Source};
 
+fn is_text_or_sound(dataset: &&Dataset) -> bool {
+    matches!(dataset.modality, Modality::Text | Modality::Audio)
+}
+
 #[test]
 fn every_builtin_data_set_is_complete_enough_to_fetch_and_read() {
     let catalog = Catalog::builtin().unwrap();
@@ -95,8 +99,7 @@ fn idx_sizes_follow_from_the_counts_of_examples() {
 #[test]
 fn classes_stand_in_the_order_in_which_readers_number_them() {
     let by_meaning = ["ag-news", "sst2"];
-    let is_by_name = |d: &&Dataset| matches!(d.modality, Modality::Text | Modality::Audio);
-    for dataset in Catalog::builtin().unwrap().iter().filter(is_by_name) {
+    for dataset in Catalog::builtin().unwrap().iter().filter(is_text_or_sound) {
         if !by_meaning.contains(&dataset.name.as_str()) {
             assert!(dataset.classes.is_sorted(), "{}", dataset.name);
         }
@@ -104,11 +107,11 @@ fn classes_stand_in_the_order_in_which_readers_number_them() {
 }
 
 #[test]
-fn files_of_text_sets_are_those_of_their_splits() {
-    for dataset in Catalog::builtin().unwrap().iter().filter(|d| d.modality == Modality::Text) {
+fn files_of_text_and_sound_are_those_of_their_splits() {
+    for dataset in Catalog::builtin().unwrap().iter().filter(is_text_or_sound) {
         let listed: Vec<&String> = dataset.splits.iter().flat_map(|split| &split.files).collect();
         for artifact in &dataset.artifacts {
-            if let Content::File { path, .. } = &artifact.content {
+            if let Content::File { path, .. } | Content::Folder { path, .. } = &artifact.content {
                 let is_listed =
                     listed.iter().any(|file| path == *file || path.starts_with(&format!("{file}/")));
                 assert!(is_listed, "{}: {path} is in no split", dataset.name);
@@ -147,12 +150,11 @@ fn the_same_prompts_are_held_out_in_every_language() {
 #[test]
 fn archives_may_hold_what_their_splits_need() {
     for dataset in &Catalog::builtin().unwrap() {
-        let Some(shape) = dataset.image else { continue };
-        let pixels = u64::from(shape.channels * shape.height * shape.width);
+        let pixels = dataset.image.map_or(0, |shape| u64::from(shape.channels * shape.height * shape.width));
         let examples: u64 = dataset.splits.iter().map(|s| s.examples).sum();
         for artifact in &dataset.artifacts {
             if let Content::Archive { max_bytes, max_entries, .. } = artifact.content {
-                if dataset.format == Format::ImageFolder {
+                if dataset.format == Format::ImageFolder || dataset.modality == Modality::Audio {
                     assert!(max_entries >= examples, "{}", dataset.name);
                 } else {
                     assert!(max_bytes >= examples * pixels, "{}", dataset.name);
