@@ -65,6 +65,7 @@ impl Draws {
     }
 
     /// A random word.
+    #[inline(always)]
     fn draw(&self, bits: u64) -> usize {
         let place = ((bits >> 32) * self.alias.len() as u64 >> 32) as usize;
         match self.alias.get(place) {
@@ -143,6 +144,7 @@ impl<'a> Sampled<'a> {
         (self.loss, self.pairs)
     }
 
+    #[inline(always)]
     fn random(&mut self) -> u64 {
         self.drawn += 1;
         mix(self.seed, self.drawn)
@@ -150,6 +152,11 @@ impl<'a> Sampled<'a> {
 
     /// Goes through a stretch of text; what is no word parts sentences.
     pub(crate) fn train(&mut self, tables: &mut Tables, ids: &[i64], alpha: f32) {
+        widely(self, tables, ids, alpha);
+    }
+
+    #[inline(always)]
+    fn sentences(&mut self, tables: &mut Tables, ids: &[i64], alpha: f32) {
         let kept = &self.draws.kept;
         let chance = |id: i64| usize::try_from(id).ok().and_then(|id| kept.get(id).copied()).unwrap_or(0);
         let mut words = std::mem::take(&mut self.words);
@@ -166,6 +173,7 @@ impl<'a> Sampled<'a> {
         self.words = words;
     }
 
+    #[inline(always)]
     fn sentence(&mut self, tables: &mut Tables, words: &[usize], alpha: f32) {
         let dim = tables.dim;
         let (mut mean, mut change) = (vec![0f32; dim], vec![0f32; dim]);
@@ -211,6 +219,7 @@ impl<'a> Sampled<'a> {
         }
     }
 
+    #[inline(always)]
     fn draw_into(&mut self, drawn: &mut [usize]) {
         for place in drawn {
             let bits = self.random();
@@ -219,6 +228,7 @@ impl<'a> Sampled<'a> {
     }
 
     /// Tells the word from the drawn ones by `vector`; `change` becomes what the vector is to change by.
+    #[inline(always)]
     fn predict(
         &mut self,
         vector: &[f32],
@@ -249,14 +259,19 @@ impl<'a> Sampled<'a> {
             let log = if place == 0 { log } else { log - product };
             self.loss -= f64::from(log);
             let gain = (label - value) * alpha;
-            add(change, gain, against);
-            add(against, gain, vector);
+            pull(change, against, vector, gain);
         }
     }
 }
 
+/// [`Sampled::sentences`] with the widest instructions that there are: the loops over vectors are inlined into it.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn widely(sampled: &mut Sampled<'_>, tables: &mut Tables, ids: &[i64], alpha: f32) {
+    sampled.sentences(tables, ids, alpha);
+}
+
 /// The product of two vectors.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     let mut sums = [0f32; 16];
@@ -270,10 +285,19 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Adds a multiple of `b` to `a`.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
+#[inline(always)]
 fn add(a: &mut [f32], factor: f32, b: &[f32]) {
     for (a, b) in a.iter_mut().zip(b) {
         *a += factor * b;
+    }
+}
+
+/// Adds a multiple of `against` to `change`, and then of `vector` to `against`.
+#[inline(always)]
+fn pull(change: &mut [f32], against: &mut [f32], vector: &[f32], factor: f32) {
+    for ((change, against), vector) in change.iter_mut().zip(against).zip(vector) {
+        *change += factor * *against;
+        *against += factor * vector;
     }
 }
 

@@ -44,6 +44,8 @@ pub fn method_command(info: &Info, flags: impl IntoIterator<Item = Arg>) -> Comm
         .about(format!("{} ({}, {})", info.summary, info.paper, info.year))
         .after_help(info.url)
         .args(flags)
+        // As `cargo xtask run` reads them, the last one counts.
+        .args_override_self(true)
 }
 
 /// Where a run starts from: its directory if it goes on, what that was configured as, and the machine.

@@ -76,6 +76,7 @@ impl Definition for Dae {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (shape, vocabulary) = (encoders.config(), encoders.vocabulary());
+        shape.check_transformer("dae")?;
         if config.decoder_layers < 1 {
             let message = format!("expected at least 1, got {}", config.decoder_layers);
             return Err(Error::config("decoder_layers", message));

@@ -51,6 +51,7 @@ impl Definition for Mlm {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (vocabulary, shape) = (encoders.vocabulary(), encoders.config());
+        shape.check_transformer("mlm")?;
         let masks = MaskTokens::new(config.masking, vocabulary, encoders.length(), "mlm")?;
         let framing = Framing::between(shape.max_length as usize, vocabulary, "mlm")?;
         let vars = VarStore::new(encoders.device());

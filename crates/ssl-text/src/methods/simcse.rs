@@ -57,6 +57,7 @@ impl Definition for SimCse {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (shape, vocabulary) = (encoders.config(), encoders.vocabulary());
+        shape.check_transformer("simcse")?;
         if !(config.temperature > 0. && config.temperature.is_finite()) {
             let message = format!("expected a number above 0, got {}", config.temperature);
             return Err(Error::config("temperature", message));

@@ -240,6 +240,20 @@ impl EncoderConfig {
         if self.arch.family == Family::Gpt2 { 1e-5 } else { 1e-12 }
     }
 
+    /// Checks that it is a transformer, for `method`, which needs one.
+    ///
+    /// # Errors
+    /// `Error::Config` when it is another network.
+    pub fn check_transformer(&self, method: &str) -> Result<()> {
+        match self.arch.family {
+            Family::Bert | Family::Electra | Family::Gpt2 => Ok(()),
+            _ => {
+                let message = format!("{method} needs a transformer such as bert_mini, got {}", self.arch);
+                Err(Error::config("encoder", message))
+            }
+        }
+    }
+
     /// Where a variable lies, by its name: fine-tuning changes the first layers least.
     pub fn layer_of(&self, name: &str) -> Layer {
         let of = self.arch.layers as usize + 1;

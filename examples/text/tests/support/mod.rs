@@ -5,9 +5,6 @@ use std::process::{Command, Stdio};
 
 pub use ssl_examples::testing::run;
 
-/// Steps of a run with [`tiny`].
-pub const STEPS: u64 = 12;
-
 /// Folders of classes: 120 training texts and 40 test texts of two subjects.
 pub fn write_data(folder: &Path) {
     let subjects = [
@@ -42,7 +39,7 @@ pub fn text(arguments: &[&str]) -> Command {
     command
 }
 
-/// A new run of seconds: a small encoder, [`STEPS`] steps, no evaluation.
+/// A new run of seconds: a small encoder, 12 steps.
 ///
 /// One thread: those of libtorch wait for one another by spinning, which takes ten times as long on busy cores.
 pub fn tiny(method: &str, data: &Path) -> Command {
