@@ -142,6 +142,7 @@ impl Definition for Cpc {
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
+        encoder.check_attend(Attend::Past)?;
         let (place, widths) = (vars.root() / "wPrediction" / "predictors", (encoder.dim(), encoder.local_dim()));
         let guesses = (0..config.steps).map(|step| Guess::new(&(&place / step), widths, &config));
         Ok(Cpc { guesses: guesses.collect::<Result<_>>()?, vars, encoder, config })
@@ -374,6 +375,8 @@ mod tests {
         let message = |config: Config| build(config).unwrap_err().to_string();
         assert_eq!(message(Config { steps: 0, ..small() }), "steps: expected at least 1, got 0");
         assert_eq!(message(Config { negatives: 0, ..small() }), "negatives: expected at least 1, got 0");
+        let message = Cpc::new(small(), &encoders("mel_conv_d8")).unwrap_err().to_string();
+        assert!(message.ends_with("got convolutions"), "{message}");
         let mut method = build(Config { origin: Negatives::Others, ..small() }).unwrap();
         let mut step = |views: Vec<Tensor>| {
             method.step(&Views(views), Step { index: 0, total: 1 }).unwrap_err().to_string()

@@ -72,7 +72,12 @@ macro_rules! methods {
 }
 
 methods! {
+    apc::Apc,
+    byol_a::ByolA,
+    cola::Cola,
     cpc::Cpc,
+    masked_spectrogram::MaskedSpectrogram,
+    multi::Multi,
 }
 
 /// The method of that name.

@@ -27,12 +27,15 @@ pub enum Family {
     Lstm,
     /// Attention between positions, as many heads as said.
     Transformer(i64),
+    /// The convolutions of BYOL-A over time and frequency.
+    Conv,
 }
 
-/// A front end and a network on it: `cpc_c256_gru`, `cpc_c512_gru_d256`, `mel_lstm_d512_l3`, `mel_d192_l4_h4`.
+/// A front end and a network on it: `cpc_c256_gru`, `cpc_c512_gru_d256`, `mel_lstm_d512_l3`, `mel_d192_l4_h4`,
+/// `mel_conv_d2048`.
 ///
-/// `c` are the channels of convolutions, `d` the width of the network on them (without it as many), `l` its layers
-/// (without it one), `h` the heads of a transformer.
+/// `c` are the channels of convolutions over waves, `d` the width of the network on them (without it as many), `l` its
+/// layers (without it one), `h` the heads of a transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Arch {
@@ -49,6 +52,9 @@ pub struct Arch {
     #[schemars(skip)]
     pub layers: i64,
 }
+
+/// Layers of BYOL-A's convolutions.
+const CONVOLUTIONS: i64 = 3;
 
 /// Takes the next part of a name when it is a letter and a number above 0.
 fn number(parts: &mut &[&str], letter: char) -> Option<i64> {
@@ -67,12 +73,13 @@ fn parse(name: &str) -> Option<Arch> {
         "mel" => Front::Mel,
         _ => return None,
     };
-    let recurrent = match rest.first() {
+    let named = match rest.first() {
         Some(&"gru") => Some(Family::Gru),
         Some(&"lstm") => Some(Family::Lstm),
+        Some(&"conv") if front == Front::Mel => Some(Family::Conv),
         _ => None,
     };
-    if recurrent.is_some() {
+    if named.is_some() {
         rest = rest.get(1..)?;
     }
     let channels = match front {
@@ -81,7 +88,8 @@ fn parse(name: &str) -> Option<Arch> {
     };
     let dim = number(&mut rest, 'd').or(channels)?;
     let layers = number(&mut rest, 'l');
-    let (family, layers) = match recurrent {
+    let (family, layers) = match named {
+        Some(Family::Conv) => (Family::Conv, layers.map_or(Some(CONVOLUTIONS), |_| None)?),
         Some(family) => (family, layers.unwrap_or(1)),
         None => (Family::Transformer(number(&mut rest, 'h').filter(|heads| dim % heads == 0)?), layers?),
     };
@@ -94,8 +102,8 @@ impl FromStr for Arch {
     fn from_str(name: &str) -> Result<Self> {
         let unknown = || {
             let message = format!(
-                "expected mel, cpc_cC or wav2vec2_cC (channels) with _gru, _lstm, either with _dD_lL, or with _dD_lL_hH \
-                 (width, layers, heads), got {name}"
+                "expected mel, cpc_cC or wav2vec2_cC (channels) with _gru_dD_lL, _lstm_dD_lL or _dD_lL_hH \
+                 (width, layers, heads), or mel_conv_dD, got {name}"
             );
             Error::config("encoder", message)
         };
@@ -123,6 +131,7 @@ impl Display for Arch {
         match family {
             Family::Gru => write!(f, "_gru")?,
             Family::Lstm => write!(f, "_lstm")?,
+            Family::Conv => return write!(f, "_conv_d{dim}"),
             Family::Transformer(heads) => return write!(f, "_d{dim}_l{layers}_h{heads}"),
         }
         if dim != channels {
@@ -247,13 +256,15 @@ impl EncoderConfig {
         let parts: Vec<&str> = name.split('.').collect();
         let block = parts.windows(2).find_map(|pair| match pair {
             ["blocks", index] => index.parse::<usize>().ok(),
+            // Convolution, norm, ReLU and pooling are a layer; the first is counted as front end.
+            ["features", index] => (index.parse::<usize>().ok()? / 4).checked_sub(1),
             _ => None,
         });
         let recurrent =
             || name.starts_with("gAR.").then(|| name.rsplit_once("_l")?.1.parse::<usize>().ok())?;
         let depth = match block.or_else(recurrent) {
             Some(index) => index + 1,
-            None if name.starts_with("norm.") => of - 1,
+            None if name.starts_with("norm.") || name.starts_with("fc.") => of - 1,
             None => 0,
         };
         Layer { depth, of }
@@ -273,6 +284,7 @@ mod tests {
             "cpc_c256_d256_l4_h4",
             "mel_gru_d512_l3",
             "mel_d192_l4_h4",
+            "mel_conv_d2048",
             "wav2vec2_c512_d768_l12_h12",
         ] {
             assert_eq!(name.parse::<Arch>().unwrap().to_string(), name);
@@ -288,6 +300,8 @@ mod tests {
             "cpc_c0_gru",
             "mel_d8_l1_h2_x",
             "cqt_gru",
+            "cpc_c8_conv",
+            "mel_conv_d8_l3",
         ] {
             let message = wrong.parse::<Arch>().unwrap_err().to_string();
             assert!(message.ends_with(&format!("got {wrong}")), "{message}");
@@ -301,6 +315,8 @@ mod tests {
         assert_eq!(depth("cpc_c8_lstm_l2", "gAR.baseNet.weight_ih_l1"), 2);
         assert_eq!(depth("mel_d8_l3_h2", "blocks.1.attn.qkv.weight"), 2);
         assert_eq!(depth("mel_d8_l3_h2", "norm.bias"), 3);
+        let conv = ["features.1.bias", "features.4.weight", "features.8.weight", "fc.3.weight"];
+        assert_eq!(conv.map(|name| depth("mel_conv_d8", name)), [0, 1, 2, 3]);
         assert_eq!(depth("mel_d8_l3_h2", "feature_projection.projection.weight"), 0);
     }
 

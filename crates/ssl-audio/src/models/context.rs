@@ -5,6 +5,7 @@
 //! networks have the names of CPC_audio, transformers those of timm; the latter normalize first, and know the places of
 //! their positions by turning queries and keys (Su et al., 2021: <https://arxiv.org/abs/2104.09864>), so that clips may
 //! have any length.
+use super::conv::Conv;
 use super::{Attend, EncoderConfig, Family};
 use ssl_core::nn::{
     AttentionMask, Block, BlockConfig, Dropout, LayerNorm, Linear, Module, TIMM, uniform_fan_in,
@@ -21,6 +22,7 @@ const BASE: f64 = 10_000.;
 pub(super) enum Context {
     Recurrent(Recurrent),
     Transformer(Transformer),
+    Conv(Conv),
 }
 
 impl Context {
@@ -30,6 +32,7 @@ impl Context {
             Family::Transformer(heads) => {
                 Ok(Context::Transformer(Transformer::new(p, config, input, heads)?))
             }
+            Family::Conv => Ok(Context::Conv(Conv::new(p, config.arch.dim, input, config.dropout)?)),
             Family::Gru | Family::Lstm => {
                 let place = p / "gAR" / "baseNet";
                 Ok(Context::Recurrent(Recurrent::new(&place, config, input)?))
@@ -40,22 +43,35 @@ impl Context {
     /// # Shapes
     /// `x`: `[B, N, C]`; returns `[B, N, D]`.
     pub(super) fn forward(&self, x: &Tensor, attend: Attend, mode: Mode) -> Result<Tensor> {
-        match (self, attend) {
-            (Context::Transformer(net), _) => net.forward(x, attend, mode),
-            (Context::Recurrent(net), Attend::Past) => net.forward(x, mode),
-            (Context::Recurrent(_), Attend::All) => {
-                let message =
-                    "expected a transformer, whose positions look at all others, got a recurrent network";
-                Err(Error::config("encoder", message))
-            }
+        self.check(attend)?;
+        match self {
+            Context::Transformer(net) => net.forward(x, attend, mode),
+            Context::Recurrent(net) => net.forward(x, mode),
+            Context::Conv(net) => net.forward(x, mode),
         }
+    }
+
+    /// Refuses a network that cannot look there, and there alone.
+    pub(super) fn check(&self, attend: Attend) -> Result<()> {
+        let message = match (self, attend) {
+            (Context::Transformer(_), _)
+            | (Context::Recurrent(_), Attend::Past)
+            | (Context::Conv(_), Attend::All) => return Ok(()),
+            (Context::Recurrent(_), Attend::All) => {
+                "expected a network whose positions look at all others, such as mel_d192_l4_h4, got a recurrent one"
+            }
+            (Context::Conv(_), Attend::Past) => {
+                "expected a network whose positions look back only, such as mel_gru_d512_l3, got convolutions"
+            }
+        };
+        Err(Error::config("encoder", message))
     }
 
     /// Whether a position can look at later ones.
     pub(super) fn widest(&self) -> Attend {
         match self {
             Context::Recurrent(_) => Attend::Past,
-            Context::Transformer(_) => Attend::All,
+            Context::Transformer(_) | Context::Conv(_) => Attend::All,
         }
     }
 }

@@ -82,13 +82,37 @@ impl Encoder {
     /// # Errors
     /// `Error::Config` when the front end is another; `Error::Shape` when the waves are too short for a window.
     pub fn spectrogram(&self, waves: &Tensor, user: &str) -> Result<Tensor> {
-        let Ears::Mel(mel) = &self.ears else {
-            let message =
-                format!("{user} takes spectrograms: expected one such as mel_d192_l4_h4, got {}", self.arch);
-            return Err(Error::config("encoder", message));
-        };
+        let mel = self.mel(user)?;
         let [mean, deviation] = self.mel_scale;
         Ok(mel.forward(waves)?.f_sub_scalar(mean)?.f_div_scalar(deviation)?)
+    }
+
+    fn mel(&self, user: &str) -> Result<&LogMel> {
+        match &self.ears {
+            Ears::Mel(mel) => Ok(mel),
+            _ => {
+                let arch = self.arch;
+                let message =
+                    format!("{user} takes spectrograms: expected one such as mel_d192_l4_h4, got {arch}");
+                Err(Error::config("encoder", message))
+            }
+        }
+    }
+
+    /// Refuses a network that makes no spectrograms for `user`, who needs them.
+    ///
+    /// # Errors
+    /// `Error::Config` then.
+    pub fn check_spectrogram(&self, user: &str) -> Result<()> {
+        self.mel(user).map(drop)
+    }
+
+    /// Refuses a network that cannot look there, and there alone.
+    ///
+    /// # Errors
+    /// `Error::Config` then.
+    pub fn check_attend(&self, attend: Attend) -> Result<()> {
+        self.context.check(attend)
     }
 
     /// Joins so many frames as one position has; those left over at the end are dropped.
@@ -221,6 +245,7 @@ mod tests {
             ("wav2vec2_c8_d12_l1_h2", 9),
             ("mel_gru_d6_l2", 10),
             ("mel_d12_l1_h2", 10),
+            ("mel_conv_d12", 1),
         ] {
             let (_, encoder) = build(&EncoderConfig { stack: 2, ..named(arch) });
             let attend = encoder.widest();
@@ -306,6 +331,6 @@ mod tests {
             "{message}"
         );
         let message = recurrent.forward(&waves(3_200), Attend::All, Mode::Eval).unwrap_err().to_string();
-        assert!(message.starts_with("encoder: expected a transformer"), "{message}");
+        assert!(message.ends_with("got a recurrent one"), "{message}");
     }
 }

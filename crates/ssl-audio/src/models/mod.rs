@@ -13,6 +13,7 @@
 //! ```
 mod config;
 mod context;
+mod conv;
 mod encoder;
 mod encoders;
 
