@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn it_keeps_the_contract() {
-        for arch in ["mel_gru_d12_l2", "mel_lstm_d8", "mel_d12_l1_h2"] {
-            let (batch, scratch) = (Views(vec![waves(4, 3_200)]), tempfile::tempdir().unwrap());
+        for arch in ["mel_lstm_d12_l2", "mel_d12_l1_h2"] {
+            let (batch, scratch) = (Views(vec![waves(3, 2_400)]), tempfile::tempdir().unwrap());
             let build = || build(arch, Config::default());
             check_method(build, &batch, &batch.0[0], scratch.path())
                 .unwrap_or_else(|error| panic!("{arch}: {error}"));

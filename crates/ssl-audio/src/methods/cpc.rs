@@ -301,10 +301,9 @@ mod tests {
     fn it_keeps_the_contract() {
         for (arch, predictor, origin) in [
             ("cpc_c8_gru", Predictor::Linear, Negatives::Batch),
-            ("cpc_c8_lstm_d4_l2", Predictor::Transformer, Negatives::Same),
-            ("cpc_c8_d8_l1_h2", Predictor::Linear, Negatives::Others),
+            ("cpc_c8_d8_l1_h2", Predictor::Transformer, Negatives::Others),
         ] {
-            let (batch, scratch) = (Views(vec![waves(4, 3_200)]), tempfile::tempdir().unwrap());
+            let (batch, scratch) = (Views(vec![waves(3, 1_280)]), tempfile::tempdir().unwrap());
             let build = || Cpc::new(Config { predictor, origin, ..small() }, &encoders(arch));
             check_method(build, &batch, &batch.0[0], scratch.path()).unwrap_or_else(|error| panic!("{arch}: {error}"));
         }
@@ -352,8 +351,7 @@ mod tests {
             let (mut from, mut times) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
             for context in 0..rows * window {
                 let (row, time) = (context / window, context % window);
-                for n in 0..200 {
-                    let place = drawn.int64_value(&[context, n]);
+                for place in Vec::<i64>::try_from(drawn.get(context)).unwrap() {
                     assert!(place % frames != time);
                     from.insert((row, place / frames));
                     times.insert((time, place % frames));

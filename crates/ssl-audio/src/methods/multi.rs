@@ -204,14 +204,14 @@ mod tests {
     }
 
     fn views(n: i64) -> Views {
-        let x = waves(n, 3_200);
-        Views(vec![x.narrow(1, 0, 2_000), x.narrow(1, 0, 1_600), x.narrow(1, 1_600, 1_600)])
+        let x = waves(n, 1_600);
+        Views(vec![x.narrow(1, 0, 960), x.narrow(1, 0, 800), x.narrow(1, 800, 800)])
     }
 
     #[test]
     fn it_keeps_the_contract_with_either_weighting() {
         for weighting in [Weighting::Fixed, Weighting::Uncertainty] {
-            let (batch, scratch) = (views(4), tempfile::tempdir().unwrap());
+            let (batch, scratch) = (views(3), tempfile::tempdir().unwrap());
             check_method(|| build(small(weighting)), &batch, &batch.0[0], scratch.path()).unwrap();
         }
     }
