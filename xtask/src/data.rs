@@ -140,13 +140,15 @@ fn named<'a>(catalog: &'a Catalog, names: &[String]) -> Result<Vec<&'a Dataset>>
 }
 
 fn list(catalog: &Catalog, store: &Store) {
-    println!("{:<16} {:<10} {:>9}  {:<8} {:<20} title", "name", "modality", "size", "here", "licence");
+    let width = catalog.iter().map(|dataset| dataset.name.len()).max().unwrap_or(0);
+    println!("{:<width$} {:<10} {:>9}  {:<8} {:<20} title", "name", "modality", "size", "here", "licence");
     for dataset in catalog.iter() {
         let modality = dataset.modality.to_string();
         let here = if store.is_present(dataset) { "yes" } else { "-" };
         let license = license(dataset);
         let size = megabytes(dataset.bytes);
-        println!("{:<16} {modality:<10} {size:>9}  {here:<8} {license:<20} {}", dataset.name, dataset.title);
+        let Dataset { name, title, .. } = dataset;
+        println!("{name:<width$} {modality:<10} {size:>9}  {here:<8} {license:<20} {title}");
     }
     println!("data folder: {}", store.root().display());
 }

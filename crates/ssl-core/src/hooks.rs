@@ -134,12 +134,15 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
     }
 }
 
+/// Numbers that follow from others by name, such as a perplexity from a loss.
+pub type Derived<'a> = &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>;
+
 /// Measures the pretext task on examples that are not trained on, while the run goes on.
 pub struct HeldOut<'a, B> {
     /// The examples.
     pub batches: &'a [B],
     /// Numbers that follow from the means of the others, by name.
-    pub derived: &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>,
+    pub derived: Derived<'a>,
     /// Steps between measurements; 0 is never.
     pub every: u64,
 }

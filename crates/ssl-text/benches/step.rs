@@ -2,7 +2,7 @@
 //! sequences of 128 tokens of a vocabulary of 8,192, batches of 32, dropout and all. And of tokenizing.
 //!
 //! The text is random words: the work does not depend on it.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rand::RngExt;
 use serde_json::json;

@@ -124,7 +124,8 @@ impl Foreign {
         let config: Value = serde_json::from_str(&text).map_err(|e| Error::data(&path, e.to_string()))?;
         let shape = from_config(&config).map_err(|message| Error::data(&path, message))?;
         let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
-        let (have, want) = (tokenizer.vocabulary().size, config["vocab_size"].as_i64().unwrap_or(0));
+        let (have, want) =
+            (tokenizer.vocabulary().size, config.get("vocab_size").and_then(Value::as_i64).unwrap_or(0));
         if have != want {
             let message = format!("expected a tokenizer of the model's {want} tokens, got one of {have}");
             return Err(Error::data(dir.join(TOKENIZER), message));
@@ -181,23 +182,24 @@ impl Foreign {
 
 /// The shape that a `config.json` describes, or what is wrong with it.
 fn from_config(config: &Value) -> std::result::Result<EncoderConfig, String> {
-    let number =
-        |name: &str| config[name].as_i64().filter(|&n| n > 0).ok_or(format!("expected a number as {name}"));
-    let rate = |name: &str| config[name].as_f64().unwrap_or(0.1);
-    let is = |name: &str, expected: &[&str]| match config[name].as_str() {
+    let whole = |name: &str| config.get(name).and_then(Value::as_i64).filter(|&n| n > 0);
+    let word = |name: &str| config.get(name).and_then(Value::as_str);
+    let number = |name: &str| whole(name).ok_or(format!("expected a number as {name}"));
+    let rate = |name: &str| config.get(name).and_then(Value::as_f64).unwrap_or(0.1);
+    let is = |name: &str, expected: &[&str]| match word(name) {
         Some(value) if !expected.contains(&value) => {
             Err(format!("expected {} as {name}, got {value}", expected.join(" or ")))
         }
         _ => Ok(()),
     };
-    let kind = config["model_type"].as_str().unwrap_or_default();
+    let kind = word("model_type").unwrap_or_default();
     if kind == "gpt2" {
         is("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
         let (dim, layers, heads) = (number("n_embd")?, number("n_layer")?, number("n_head")?);
         let arch = Arch { family: Family::Gpt2, dim, layers, heads };
         return Ok(EncoderConfig {
             max_length: number("n_positions")?,
-            hidden: Some(config["n_inner"].as_i64().unwrap_or(4 * dim)),
+            hidden: Some(whole("n_inner").unwrap_or(4 * dim)),
             norm: Some(NormPlace::Pre),
             activation: Some(Activation::GeluTanh),
             dropout: rate("resid_pdrop"),
@@ -214,7 +216,7 @@ fn from_config(config: &Value) -> std::result::Result<EncoderConfig, String> {
     is("position_embedding_type", &["absolute"])?;
     let (dim, layers, heads) =
         (number("hidden_size")?, number("num_hidden_layers")?, number("num_attention_heads")?);
-    let width = config["embedding_size"].as_i64().filter(|&width| family == Family::Electra && width != dim);
+    let width = whole("embedding_size").filter(|&width| family == Family::Electra && width != dim);
     Ok(EncoderConfig {
         max_length: number("max_position_embeddings")?,
         hidden: Some(number("intermediate_size")?),

@@ -67,7 +67,7 @@ impl Draws {
     /// A random word.
     #[inline(always)]
     fn draw(&self, bits: u64) -> usize {
-        let place = ((bits >> 32) * self.alias.len() as u64 >> 32) as usize;
+        let place = (((bits >> 32) * self.alias.len() as u64) >> 32) as usize;
         match self.alias.get(place) {
             Some(&(share, other)) if bits as u32 >= share => other as usize,
             _ => place,

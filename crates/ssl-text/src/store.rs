@@ -53,8 +53,8 @@ impl TokenStore {
     ) -> Result<Self> {
         let separator = tokenizer.vocabulary().special(SpecialToken::Sep, "packing documents")?;
         let width = match tokenizer.vocabulary().size {
-            ..=0x100 => 1,
-            ..=0x1_0000 => 2,
+            size if size <= 1 << 8 => 1,
+            size if size <= 1 << 16 => 2,
             _ => 4,
         };
         let mut writer = Writer {

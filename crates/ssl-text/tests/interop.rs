@@ -38,7 +38,7 @@ fn largest(a: &Tensor, b: &Tensor, tokens: &Tokens) -> f64 {
     let mut difference = (a - b).abs();
     if let Some(held) = tokens.held().unwrap() {
         let held = if difference.dim() == 3 { held.unsqueeze(2) } else { held };
-        difference = difference * held;
+        difference *= held;
     }
     difference.max().double_value(&[])
 }
@@ -48,7 +48,7 @@ fn models_of_transformers_give_their_logits_here() {
     for (name, method) in [("bert", "mlm"), ("gpt2", "clm")] {
         let (_, method) = loaded(method, &fixture(name));
         let (tokens, expected) = expected(&fixture(name));
-        let logits = tch::no_grad(|| method.logits(&tokens)).unwrap();
+        let logits = ssl_core::no_grad(|| method.logits(&tokens)).unwrap();
         let Some(Logits::Same(logits) | Logits::Next(logits)) = logits else { panic!("{name}: no logits") };
         let most = largest(&logits, &expected, &tokens);
         assert!(most < 1e-4 && expected.abs().max().double_value(&[]) > 0.5, "{name}: {most}");
@@ -59,7 +59,7 @@ fn models_of_transformers_give_their_logits_here() {
 fn an_electra_of_transformers_finds_the_same_tokens_here() {
     let (_, method) = loaded("electra", &fixture("electra"));
     let (tokens, expected) = expected(&fixture("electra"));
-    let found = tch::no_grad(|| method.discriminate(&tokens)).unwrap().unwrap();
+    let found = ssl_core::no_grad(|| method.discriminate(&tokens)).unwrap().unwrap();
     let most = largest(&found, &expected, &tokens);
     assert!(most < 1e-4 && expected.abs().max().double_value(&[]) > 0.02, "{most}");
 }

@@ -7,7 +7,7 @@ use indicatif::ProgressDrawTarget;
 use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
 use ssl_core::eval::{CollapseAlarm, Features, Layer, LinearOptions, Options, linear};
-use ssl_core::hooks::{Checkpoints, CollapseWatch, HeldOut, OnCollapse, OnlineKnn, held_out};
+use ssl_core::hooks::{Checkpoints, CollapseWatch, Derived, HeldOut, OnCollapse, OnlineKnn, held_out};
 use ssl_core::optim::Optimizer;
 use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
 use ssl_core::report::Figure;
@@ -25,9 +25,6 @@ pub type DynMethod<B, I> = dyn Method<Batch = B, Input = I>;
 
 /// What shows batches of inputs that a method made, by name.
 pub type Show<'a, I> = &'a dyn Fn(&[(String, I)]) -> Result<Figure>;
-
-/// Numbers that follow from others, such as a perplexity from a loss.
-pub type Derived<'a> = &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>;
 
 type Hooks<'a, B, I> = Vec<Box<dyn Hook<DynMethod<B, I>> + 'a>>;
 

@@ -287,7 +287,7 @@ mod tests {
 
     fn read(args: &[&str], config: Value) -> Result<Value> {
         let (schema, defaults) = parts();
-        let command = clap::Command::new("test").args(method_flags(&schema, &defaults));
+        let command = Command::new("test").args(method_flags(&schema, &defaults));
         let matches = command.try_get_matches_from([&["test"], args].concat())?;
         let mut config = config;
         read_method_flags(&matches, &schema, &defaults, &mut config)?;
@@ -297,8 +297,7 @@ mod tests {
     #[test]
     fn flags_carry_names_descriptions_and_the_papers_values() {
         let (schema, defaults) = parts();
-        let help =
-            clap::Command::new("test").args(method_flags(&schema, &defaults)).render_help().to_string();
+        let help = Command::new("test").args(method_flags(&schema, &defaults)).render_help().to_string();
         assert!(help.contains("--temperature <NUMBER>") && help.contains("Divides. [paper: 0.1]"), "{help}");
         assert!(help.contains("--inner.crop-scale") && help.contains("[paper: 0.08,1]"), "{help}");
     }

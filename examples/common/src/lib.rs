@@ -17,7 +17,7 @@ pub mod testing;
 pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;
 pub use evaluation::{Evaluation, Examples, Floors, calibrate, embed, evaluate_all};
-pub use experiment::{Derived, DynMethod, Experiment, Outcome, Parts, Show};
+pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
 pub use machine::{Machine, locate_data, stop_flag};

@@ -4,12 +4,13 @@
 mod support;
 
 use serde_json::Value;
+use ssl_examples::testing::Ended;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::{Ended, STEPS, gz, idx, images, run, tiny, vision, write_data};
+use support::{STEPS, gz, idx, images, run, tiny, vision, write_data};
 use tempfile::{TempDir, tempdir};
 
 /// The line with which a command that gets flags beside the usual ones is refused; it makes no directory.

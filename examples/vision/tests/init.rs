@@ -5,9 +5,10 @@
 mod support;
 
 use ssl_core::checkpoint::{read_tensors, write_tensors};
+use ssl_examples::testing::Ended;
 use std::collections::BTreeMap;
 use std::path::Path;
-use support::{Ended, run, tiny, write_data};
+use support::{run, tiny, write_data};
 use tch::Tensor;
 use tempfile::{TempDir, tempdir};
 

@@ -2,6 +2,9 @@
 use super::Violation;
 use super::source::{File, code};
 
+/// How tests call the contract: itself, or what a crate's methods share to call it.
+const CHECKS: [&str; 2] = ["check_method(", "check_method_of::<"];
+
 /// Looks at each file of a `methods` folder, its `mod.rs` aside.
 pub(super) fn check(files: &[File]) -> Vec<Violation> {
     files
@@ -33,7 +36,7 @@ fn method(path: &str) -> Option<Method<'_>> {
 
 fn calls_contract(text: &str) -> bool {
     let tests = text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests);
-    tests.lines().any(|line| code(line).contains("check_method("))
+    tests.lines().any(|line| CHECKS.iter().any(|check| code(line).contains(check)))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub enum Content {
     /// A picture, sound or film, as a `data:` address.
     Embedded(String),
     /// A text.
-    Text(String),
+    Written(String),
 }
 
 impl Figure {
@@ -36,7 +36,7 @@ impl Figure {
 
     /// A text.
     pub fn text(text: impl Into<String>, caption: impl Into<String>) -> Self {
-        Figure { content: Content::Text(text.into()), caption: caption.into() }
+        Figure { content: Content::Written(text.into()), caption: caption.into() }
     }
 }
 
@@ -144,7 +144,7 @@ impl Page {
             let caption = escape(&figure.caption);
             let content = match &figure.content {
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
-                Content::Text(text) => format!("<blockquote>{}</blockquote>", escape(text)),
+                Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
             };
             format!("<figure>{content}<figcaption>{caption}</figcaption></figure>")
         };

@@ -144,7 +144,7 @@ impl TextMethod for Clm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::tests::{corpus, encoders, keeps_the_contract};
+    use crate::methods::tests::{corpus, encoders, check_method_of};
     use crate::source::SequenceSource;
     use serde_json::json;
     use ssl_core::Source;
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn it_keeps_the_contract() {
         for arch in ["gpt2_d16_l2_h2", "lstm_d16_l2", "gru_d16_l1", "bert_d16_l1_h2"] {
-            keeps_the_contract::<Clm>(arch, &json!({}));
+            check_method_of::<Clm>(arch, &json!({}));
         }
     }
 

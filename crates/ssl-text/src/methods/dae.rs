@@ -268,7 +268,7 @@ impl Prepare for Damage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::tests::{corpus, encoders, keeps_the_contract};
+    use crate::methods::tests::{corpus, encoders, check_method_of};
     use serde_json::json;
     use ssl_core::rng;
 
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn it_keeps_the_contract() {
         for noise in ["infilling", "deletion"] {
-            keeps_the_contract::<Dae>("bert_d16_l1_h2", &json!({"decoder_layers": 1, "noise": noise}));
+            check_method_of::<Dae>("bert_d16_l1_h2", &json!({"decoder_layers": 1, "noise": noise}));
         }
-        keeps_the_contract::<Dae>("electra_d16_l1_h2", &json!({"decoder_layers": 2}));
+        check_method_of::<Dae>("electra_d16_l1_h2", &json!({"decoder_layers": 2}));
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl TextMethod for Electra {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::tests::{corpus, encoders, keeps_the_contract};
+    use crate::methods::tests::{corpus, encoders, check_method_of};
     use crate::source::SequenceSource;
     use serde_json::json;
     use ssl_core::Source;
@@ -260,8 +260,8 @@ mod tests {
 
     #[test]
     fn it_keeps_the_contract() {
-        keeps_the_contract::<Electra>("electra_d16_l2_h4", &json!({}));
-        keeps_the_contract::<Electra>("electra_d16_l1_h2", &json!({"generator_size": 1}));
+        check_method_of::<Electra>("electra_d16_l2_h4", &json!({}));
+        check_method_of::<Electra>("electra_d16_l1_h2", &json!({"generator_size": 1}));
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl TextMethod for Mlm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::tests::{corpus, encoders, keeps_the_contract};
+    use crate::methods::tests::{corpus, encoders, check_method_of};
     use crate::source::SequenceSource;
     use serde_json::json;
     use ssl_core::Source;
@@ -160,9 +160,9 @@ mod tests {
     #[test]
     fn it_keeps_the_contract() {
         for arch in ["bert_d16_l2_h2", "electra_d16_l1_h2", "gpt2_d16_l1_h2"] {
-            keeps_the_contract::<Mlm>(arch, &json!({}));
+            check_method_of::<Mlm>(arch, &json!({}));
         }
-        keeps_the_contract::<Mlm>("bert_d16_l1_h2", &json!({"masking": {"unit": "span", "ratio": 0.3}}));
+        check_method_of::<Mlm>("bert_d16_l1_h2", &json!({"masking": {"unit": "span", "ratio": 0.3}}));
     }
 
     #[test]

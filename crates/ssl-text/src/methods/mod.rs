@@ -166,7 +166,7 @@ pub(crate) mod tests {
     }
 
     /// The contract, of a method with a small encoder.
-    pub(crate) fn keeps_the_contract<D: Definition>(arch: &str, config: &Value) {
+    pub(crate) fn check_method_of<D: Definition>(arch: &str, config: &Value) {
         let (tokenizer, store) = corpus();
         let build = || D::new(configured(D::INFO.name, config)?, &encoders(arch, &tokenizer));
         let method = build().unwrap();

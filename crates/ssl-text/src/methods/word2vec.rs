@@ -268,13 +268,13 @@ impl Prepare for Stretch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::tests::{corpus, encoders, keeps_the_contract};
+    use crate::methods::tests::{corpus, encoders, check_method_of};
     use serde_json::json;
 
     #[test]
     fn it_keeps_the_contract() {
         for objective in ["skip_gram", "cbow"] {
-            keeps_the_contract::<Word2Vec>("table_d8", &json!({"objective": objective, "subsample": 0}));
+            check_method_of::<Word2Vec>("table_d8", &json!({"objective": objective, "subsample": 0}));
         }
     }
 

@@ -3,7 +3,13 @@
 //! Source: Schuster & Nakajima, 2012 (WordPiece); Sennrich et al., 2016 (byte pair encoding):
 //! <https://arxiv.org/abs/1508.07909>; Kudo, 2018 (Unigram): <https://arxiv.org/abs/1804.10959>; the `tokenizers` crate
 //! does the work, and its files are those of transformers.
+mod blank;
+mod vocabulary;
+
+pub use vocabulary::{SpecialToken, Specials, Vocabulary};
+
 use crate::readers::{Corpus, Document};
+use blank::{EACH, special_names, trainer, untrained};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,12 +20,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::BpeTrainer;
-use tokenizers::models::unigram::UnigramTrainer;
-use tokenizers::models::wordlevel::WordLevelTrainer;
-use tokenizers::models::wordpiece::WordPieceTrainer;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::Tokenizer as Inner;
+use vocabulary::{CLS, MASK, PAD, SEP, UNK};
 
 /// How text is cut into tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,108 +59,6 @@ impl Default for TokenizerConfig {
     }
 }
 
-/// The numbers of the special tokens, where a tokenizer has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Specials {
-    /// Fills up.
-    pub pad: Option<u32>,
-    /// Stands for what is unknown.
-    pub unk: Option<u32>,
-    /// Begins a sequence.
-    pub cls: Option<u32>,
-    /// Ends a document.
-    pub sep: Option<u32>,
-    /// Stands for what is hidden.
-    pub mask: Option<u32>,
-}
-
-impl Specials {
-    fn all(self) -> impl Iterator<Item = u32> {
-        [self.pad, self.unk, self.cls, self.sep, self.mask].into_iter().flatten()
-    }
-}
-
-/// What a network has to know of a tokenizer.
-#[derive(Debug, Clone)]
-pub struct Vocabulary {
-    /// Tokens.
-    pub size: i64,
-    /// The special ones.
-    pub specials: Specials,
-    /// Whether each token begins a word, or stands for itself.
-    starts_word: Arc<[bool]>,
-    /// How often each token occurs in the training text.
-    counts: Option<Arc<[u64]>>,
-}
-
-impl Vocabulary {
-    /// A vocabulary without a tokenizer; `starts_word` says of each token whether it begins a word.
-    pub fn new(starts_word: &[bool], specials: Specials) -> Self {
-        Vocabulary { size: starts_word.len() as i64, specials, starts_word: starts_word.into(), counts: None }
-    }
-
-    /// The same, with how often each token occurs in the training text.
-    pub fn with_counts(self, counts: Vec<u64>) -> Self {
-        Vocabulary { counts: Some(counts.into()), ..self }
-    }
-
-    /// How often a token occurs in the training text; 1 where that is not known.
-    pub fn count(&self, id: i64) -> u64 {
-        let of = |counts: &Arc<[u64]>| {
-            usize::try_from(id).ok().and_then(|id| counts.get(id).copied()).unwrap_or(0)
-        };
-        self.counts.as_ref().map_or(1, of)
-    }
-
-    /// Whether a token begins a word, or stands for itself.
-    pub fn starts_word(&self, id: i64) -> bool {
-        usize::try_from(id).ok().and_then(|id| self.starts_word.get(id).copied()).unwrap_or(true)
-    }
-
-    /// Whether a token is a special one.
-    pub fn is_special(&self, id: i64) -> bool {
-        self.specials.all().any(|special| i64::from(special) == id)
-    }
-
-    /// The number of a special token, for `method`, which needs it.
-    ///
-    /// # Errors
-    /// `Error::Config` when the tokenizer has none.
-    pub fn special(&self, which: SpecialToken, method: &str) -> Result<i64> {
-        let Specials { pad, cls, sep, mask, .. } = self.specials;
-        let (id, names) = match which {
-            SpecialToken::Pad => (pad, PAD),
-            SpecialToken::Cls => (cls, CLS),
-            SpecialToken::Sep => (sep, SEP),
-            SpecialToken::Mask => (mask, MASK),
-        };
-        id.map(i64::from).ok_or_else(|| {
-            let message =
-                format!("{method} needs one of the special tokens {}, it has none", names.join(", "));
-            Error::config("tokenizer", message)
-        })
-    }
-}
-
-/// A special token that a method may need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpecialToken {
-    /// Fills up.
-    Pad,
-    /// Begins a sequence.
-    Cls,
-    /// Ends a document.
-    Sep,
-    /// Stands for what is hidden.
-    Mask,
-}
-
-const PAD: &[&str] = &["[PAD]", "<pad>", "<|endoftext|>"];
-const UNK: &[&str] = &["[UNK]", "<unk>", "<|endoftext|>"];
-const CLS: &[&str] = &["[CLS]", "<s>", "<|endoftext|>"];
-const SEP: &[&str] = &["[SEP]", "</s>", "<|endoftext|>"];
-const MASK: &[&str] = &["[MASK]", "<mask>"];
-
 /// A tokenizer.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -167,9 +67,6 @@ pub struct Tokenizer {
     /// The number of each character, where characters are all that is told apart.
     characters: Option<Arc<HashMap<char, u32>>>,
 }
-
-/// What takes each character by itself.
-const EACH: &str = "[\\s\\S]";
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
@@ -285,9 +182,9 @@ impl Tokenizer {
             }
         }
         let vocabulary = Vocabulary::new(&starts_word, specials);
-        let characters = text["pre_tokenizer"]["pattern"]["Regex"] == EACH
-            && text["normalizer"].is_null()
-            && text["model"]["type"] == "WordLevel";
+        let characters = at(&text, "/pre_tokenizer/pattern/Regex") == Some(EACH)
+            && at(&text, "/normalizer/type").is_none()
+            && at(&text, "/model/type") == Some("WordLevel");
         let single = |(token, id): (String, u32)| {
             let mut all = token.chars();
             Some((all.next().filter(|_| all.next().is_none())?, id))
@@ -378,6 +275,11 @@ fn refused(e: tokenizers::Error) -> Error {
     Error::config("tokenizer", e.to_string())
 }
 
+/// A word somewhere in a JSON value.
+fn at<'a>(value: &'a Value, place: &str) -> Option<&'a str> {
+    value.pointer(place).and_then(Value::as_str)
+}
+
 /// How the tokens that begin a word are told from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WordMark {
@@ -392,11 +294,10 @@ enum WordMark {
 impl WordMark {
     /// That of a tokenizer in the form of its file.
     fn of(text: &Value) -> Self {
-        let is = |part: &str, kind: &str| text[part]["type"] == kind;
-        match text["model"]["type"].as_str() {
+        match at(text, "/model/type") {
             Some("WordPiece") => WordMark::Continued,
             Some("Unigram") => WordMark::Space('\u{2581}'),
-            Some("BPE") if is("decoder", "ByteLevel") => WordMark::Space('\u{120}'),
+            Some("BPE") if at(text, "/decoder/type") == Some("ByteLevel") => WordMark::Space('\u{120}'),
             _ => WordMark::All,
         }
     }
@@ -408,120 +309,6 @@ impl WordMark {
             WordMark::Space(sign) => token.starts_with(sign),
         }
     }
-}
-
-/// The special tokens of a kind, in the order of their numbers.
-fn special_names(kind: Kind) -> [&'static str; 5] {
-    match kind {
-        Kind::WordPiece => ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        _ => ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-    }
-}
-
-/// A `tokenizer.json` whose vocabulary is empty.
-fn untrained(config: &TokenizerConfig) -> Value {
-    let lower = json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]});
-    let plain = if config.lowercase { lower } else { Value::Null };
-    let (normalizer, pre_tokenizer, decoder, model) = match config.kind {
-        Kind::WordPiece => (
-            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": config.lowercase}),
-            json!({"type": "BertPreTokenizer"}),
-            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-            json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": {}}),
-        ),
-        Kind::Bpe => (
-            plain,
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
-            json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": {}, "merges": []}),
-        ),
-        Kind::Unigram => (
-            if config.lowercase { plain } else { json!({"type": "NFKC"}) },
-            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true}),
-            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true}),
-            json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}),
-        ),
-        Kind::Characters => (
-            plain,
-            json!({"type": "Split", "pattern": {"Regex": EACH}, "behavior": "Isolated", "invert": false}),
-            json!({"type": "Fuse"}),
-            json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {}}),
-        ),
-        Kind::Words => (
-            plain,
-            json!({"type": "Whitespace"}),
-            Value::Null,
-            json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {}}),
-        ),
-    };
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": framed(config.kind), "decoder": decoder, "model": model
-    })
-}
-
-/// What puts the special tokens around a text in other programs.
-fn framed(kind: Kind) -> Value {
-    let names = special_names(kind);
-    let (cls, sep) = if kind == Kind::WordPiece { ("[CLS]", "[SEP]") } else { ("<s>", "</s>") };
-    let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
-    let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-    let known = |name: &str| {
-        let id = names.iter().position(|known| *known == name);
-        json!({"id": name, "ids": [id], "tokens": [name]})
-    };
-    json!({
-        "type": "TemplateProcessing",
-        "single": [special(cls), text("A"), special(sep)],
-        "pair": [special(cls), text("A"), special(sep), text("B"), special(sep)],
-        "special_tokens": {cls: known(cls), sep: known(sep)}
-    })
-}
-
-/// Characters of a WordPiece alphabet, the most frequent: one of every script would fill the vocabulary.
-const ALPHABET: usize = 1000;
-
-fn trainer(config: &TokenizerConfig, specials: &[&str]) -> tokenizers::Result<TrainerWrapper> {
-    let special: Vec<AddedToken> = specials.iter().map(|name| AddedToken::from(*name, true)).collect();
-    let TokenizerConfig { vocab_size, min_frequency, .. } = *config;
-    Ok(match config.kind {
-        Kind::WordPiece => WordPieceTrainer::builder()
-            .vocab_size(vocab_size)
-            .min_frequency(min_frequency)
-            .limit_alphabet(ALPHABET)
-            .special_tokens(special)
-            .show_progress(false)
-            .build()
-            .into(),
-        Kind::Bpe => BpeTrainer::builder()
-            .vocab_size(vocab_size)
-            .min_frequency(min_frequency)
-            .initial_alphabet(
-                tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect(),
-            )
-            .special_tokens(special)
-            .show_progress(false)
-            .build()
-            .into(),
-        Kind::Unigram => UnigramTrainer::builder()
-            .vocab_size(u32::try_from(vocab_size).unwrap_or(u32::MAX))
-            .unk_token(Some("<unk>".to_string()))
-            .special_tokens(special)
-            .show_progress(false)
-            .build()?
-            .into(),
-        Kind::Characters | Kind::Words => {
-            let all = config.kind == Kind::Characters;
-            WordLevelTrainer::builder()
-                // Of characters one more, so that an alphabet that does not fit is seen.
-                .vocab_size(vocab_size + usize::from(all))
-                .min_frequency(if all { 0 } else { min_frequency })
-                .special_tokens(special)
-                .show_progress(false)
-                .build()?
-                .into()
-        }
-    })
 }
 
 #[cfg(test)]
