@@ -267,7 +267,8 @@ mod tests {
     #[test]
     fn spans_become_zero_or_others_or_stay_and_all_else_stays() {
         let x = Tensor::arange(200 * 40 * 2, (Kind::Float, Device::Cpu)).view([200, 40, 2]) + 1.;
-        let (heard, mask) = hide(&x, &small(), Chance::Generator).unwrap();
+        let config = Config { zeroed: 0.6, swapped: 0.3, ..small() };
+        let (heard, mask) = hide(&x, &config, Chance::Generator).unwrap();
         let hidden = mask.ne(0.).squeeze_dim(2);
         assert!(heard.masked_select(&mask.eq(0.)).equal(&x.masked_select(&mask.eq(0.))));
         let mut kinds = [0; 3];
@@ -286,7 +287,8 @@ mod tests {
                 kinds[1] += 1;
             }
         }
-        assert!((140..180).contains(&kinds[0]) && kinds[1] > 5 && kinds[2] > 5, "{kinds:?}");
+        let near = |n: i32, expected: i32| (n - expected).abs() < 30;
+        assert!(near(kinds[0], 120) && near(kinds[1], 60) && kinds[2] > 5 && kinds[2] < 35, "{kinds:?}");
     }
 
     #[test]

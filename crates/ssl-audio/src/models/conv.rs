@@ -72,6 +72,32 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
+    fn the_linear_layers_see_the_rows_of_a_time_each_with_its_channels() {
+        let vars = VarStore::new(Device::Cpu);
+        let net = Conv::new(&vars.root(), 5, 16, 0.).unwrap();
+        let x = Tensor::randn([2, 24, 16], (Kind::Float, Device::Cpu));
+        let of = |name: &str| vars.variables()[name].shallow_clone();
+        let mut grid = x.transpose(1, 2).unsqueeze(1);
+        for layer in [0, 4, 8] {
+            let bias = of(&format!("features.{layer}.bias"));
+            let y =
+                grid.conv2d(&of(&format!("features.{layer}.weight")), Some(bias), [1, 1], [1, 1], [1, 1], 1);
+            // Running statistics are 0 and 1 before any training.
+            grid = (y / (1f64 + 1e-5).sqrt()).relu().max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false);
+        }
+        let y = net.forward(&x, Mode::Eval).unwrap();
+        for time in 0..3 {
+            let rows: Vec<Tensor> = (0..2).map(|row| grid.select(3, time).select(2, row)).collect();
+            let h = Tensor::cat(&rows, 1).linear(&of("fc.0.weight"), Some(of("fc.0.bias"))).relu();
+            let slow = h.linear(&of("fc.3.weight"), Some(of("fc.3.bias"))).relu();
+            assert!(
+                slow.allclose(&y.select(1, time), 1e-4, 1e-5, false)
+                    && slow.sum(Kind::Float).double_value(&[]) > 0.
+            );
+        }
+    }
+
+    #[test]
     fn names_and_sizes_are_the_official_ones() {
         let vars = VarStore::new(Device::Cpu);
         let conv = Conv::new(&vars.root(), 2048, 64, 0.3).unwrap();
