@@ -63,7 +63,12 @@ fn vocabularies_and_lengths_that_do_not_fit_are_named() {
         &["length: expected at most the 24 places of the encoder, got 64"],
     );
     refused("mlm", &data, &["--batch-size", "100000"], &["batch_size: expected 1 to"]);
-    refused("mlm", &data, &["--encoder", "lstm_d8_l1"], &["encoder: mlm needs a transformer such as bert_mini, got lstm_d8_l1"]);
+    refused(
+        "mlm",
+        &data,
+        &["--encoder", "lstm_d8_l1"],
+        &["encoder: mlm needs a transformer such as bert_mini, got lstm_d8_l1"],
+    );
     refused(
         "electra",
         &data,
