@@ -26,7 +26,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints the methods, one on a line.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn list(methods: impl Iterator<Item = Info>) -> Result<ExitCode> {
     let mut table = format!("{:<12} {:<12} {:<5} {:<58} PAPER\n", "METHOD", "KIND", "YEAR", "WHAT IT DOES");
     for info in methods {
@@ -157,7 +157,7 @@ impl Start {
 /// Prints the summary of a run, or how to go on with it.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn end(outcome: &Outcome, config: &RunConfig, dir: &RunDir) -> Result<ExitCode> {
     match outcome {
         Outcome::Finished(summary) => {
