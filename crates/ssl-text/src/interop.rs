@@ -96,7 +96,7 @@ fn to_config(class: &str, shape: &EncoderConfig, vocabulary: i64, specials: &Spe
     all
 }
 
-/// A model that transformers has written, or [`write`].
+/// A model that transformers has written, or [`write()`].
 #[derive(Debug)]
 pub struct Foreign {
     /// Its shape.
