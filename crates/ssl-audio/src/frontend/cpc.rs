@@ -83,7 +83,14 @@ impl Module for Halves {
 #[derive(Debug)]
 pub struct CpcEncoder {
     channels: i64,
-    layers: Vec<(Box<dyn Module>, Option<Box<dyn Module>>)>,
+    layers: Vec<Layer>,
+}
+
+/// A convolution and what normalizes its channels.
+#[derive(Debug)]
+struct Layer {
+    conv: Box<dyn Module>,
+    norm: Option<Box<dyn Module>>,
 }
 
 impl CpcEncoder {
@@ -112,7 +119,7 @@ impl CpcEncoder {
                 CpcNorm::Batch => Some(Box::new(BatchNorm::new(&p, channels)?)),
                 CpcNorm::None => None,
             };
-            Ok((conv, norm))
+            Ok(Layer { conv, norm })
         };
         Ok(CpcEncoder { channels, layers: LAYERS.into_iter().enumerate().map(layer).collect::<Result<_>>()? })
     }
@@ -136,7 +143,7 @@ impl Module for CpcEncoder {
     /// `Error::Shape` when `x` is no batch of waves long enough for one vector.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut x = one_channel(x, |samples| self.frames(samples))?;
-        for (conv, norm) in &self.layers {
+        for Layer { conv, norm } in &self.layers {
             x = conv.forward(&x, mode)?;
             if let Some(norm) = norm {
                 x = norm.forward(&x, mode)?;
