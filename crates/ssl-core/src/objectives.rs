@@ -1,12 +1,14 @@
 //! Several objectives on one encoder: which they are, and how their losses are weighed.
 //!
 //! Source: weights by uncertainty from Kendall, Gal & Cipolla, 2018, equation 10: <https://arxiv.org/abs/1705.07115>.
-use crate::{Error, Result};
+use crate::{Error, Method, Metrics, Output, Precision, Result, Step};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use tch::nn::{Init, Path};
+use std::rc::Rc;
+use std::sync::PoisonError;
+use tch::nn::{Init, Path, VarStore};
 use tch::{Kind, Tensor};
 
 /// How the losses are weighed against each other.
@@ -86,12 +88,170 @@ impl Weigher {
     }
 }
 
+/// Methods that train one encoder, each with heads and teachers of its own.
+#[derive(Debug)]
+pub struct Objectives<M: ?Sized> {
+    vars: VarStore,
+    parts: Vec<(String, Box<M>)>,
+    weigher: Weigher,
+}
+
+impl<M: Method + ?Sized> Objectives<M> {
+    /// The methods of these names, which `build` makes, and what joins their losses; the encoder is in `vars` already.
+    ///
+    /// # Errors
+    /// What `build` says, and as [`Weigher::new`].
+    pub fn new(
+        vars: VarStore,
+        names: &[String],
+        (weights, weighting): (&[f64], Weighting),
+        build: impl Fn(&str) -> Result<Box<M>>,
+    ) -> Result<Self> {
+        let part = |name: &String| Ok((name.clone(), build(name)?));
+        let parts = names.iter().map(part).collect::<Result<Vec<_>>>()?;
+        let weigher = Weigher::new(&vars.root(), parts.len(), weights, weighting)?;
+        Ok(Objectives { vars, parts, weigher })
+    }
+
+    /// The method whose representation it is.
+    ///
+    /// # Errors
+    /// `Error::Config` when there is no method.
+    pub fn first(&self) -> Result<&M> {
+        let first = self.methods().next().map(|(_, method)| method);
+        first.ok_or_else(|| Error::config("objectives", "expected at least two, got none"))
+    }
+
+    /// All methods with their names.
+    pub fn methods(&self) -> impl Iterator<Item = (&str, &M)> {
+        self.parts.iter().map(|(name, method)| (name.as_str(), method.as_ref()))
+    }
+
+    /// The same, to be trained.
+    pub fn methods_mut(&mut self) -> impl Iterator<Item = (&str, &mut M)> {
+        self.parts.iter_mut().map(|(name, method)| (name.as_str(), method.as_mut()))
+    }
+
+    /// For each method its run of `items`, of which it takes `count`.
+    ///
+    /// # Errors
+    /// `Error::Config` under `what` when they take more or fewer together.
+    pub fn split<'a, T>(
+        &self,
+        what: &str,
+        items: &'a [T],
+        count: impl Fn(&M) -> usize,
+    ) -> Result<Vec<&'a [T]>> {
+        let counts: Vec<usize> = self.methods().map(|(_, method)| count(method)).collect();
+        let expected: usize = counts.iter().sum();
+        if items.len() != expected {
+            let message = format!("the objectives take {expected} together, got {}", items.len());
+            return Err(Error::config(what, message));
+        }
+        let mut rest = items;
+        let mut take = |n: usize| {
+            let (own, others) = rest.split_at(n.min(rest.len()));
+            rest = others;
+            own
+        };
+        Ok(counts.into_iter().map(&mut take).collect())
+    }
+
+    /// [`Method::step`] of each on its batch, the losses joined; metrics have the names of their methods before them.
+    ///
+    /// # Errors
+    /// What the methods say.
+    pub fn step(&mut self, batches: &[M::Batch], at: Step) -> Result<Output> {
+        let (mut losses, mut metrics) = (Vec::new(), Vec::new());
+        for ((name, method), batch) in self.methods_mut().zip(batches) {
+            let output = method.step(batch, at)?;
+            metrics.push((format!("{name}/loss"), output.loss.f_detach()?));
+            metrics.extend(
+                output.metrics.into_iter().map(|(metric, value)| (format!("{name}/{metric}"), value)),
+            );
+            losses.push(output.loss);
+        }
+        let device = self.vars.device();
+        Ok(Output { loss: Precision::Fp32.scope(device, || self.weigher.join(&losses))?, metrics })
+    }
+
+    /// [`Method::after_step`] of each.
+    ///
+    /// # Errors
+    /// What the methods say.
+    pub fn after_step(&mut self, at: Step) -> Result<()> {
+        self.methods_mut().try_for_each(|(_, method)| method.after_step(at))
+    }
+
+    /// [`Method::validate`] of each, with the names of their methods before those of the numbers.
+    ///
+    /// # Errors
+    /// What the methods say.
+    pub fn validate(&self, batches: &[M::Batch]) -> Result<Metrics> {
+        let mut all = Metrics::new();
+        for ((name, method), batch) in self.methods().zip(batches) {
+            let found = method.validate(batch)?;
+            all.extend(found.into_iter().map(|(metric, value)| (format!("{name}/{metric}"), value)));
+        }
+        Ok(all)
+    }
+
+    /// [`Method::look`] of each, with the names of their methods before those of the rows.
+    ///
+    /// # Errors
+    /// What the methods say.
+    pub fn look(&self, batches: &[M::Batch]) -> Result<Vec<(String, M::Input)>> {
+        let mut all = Vec::new();
+        for ((name, method), batch) in self.methods().zip(batches) {
+            let found = method.look(batch)?;
+            all.extend(found.into_iter().map(|(row, inputs)| (format!("{name} {row}"), inputs)));
+        }
+        Ok(all)
+    }
+
+    /// [`Method::encoder`] of the first.
+    pub fn encoder(&self) -> BTreeMap<String, Tensor> {
+        self.methods().next().map(|(_, method)| method.encoder()).unwrap_or_default()
+    }
+
+    /// The store of the encoder, and those of the methods under their names.
+    pub fn stores(&self) -> Vec<(String, &VarStore)> {
+        let own = std::iter::once(("student".to_string(), &self.vars));
+        let theirs = self.methods().flat_map(|(part, method)| {
+            method.stores().into_iter().map(move |(name, vars)| (format!("{part}.{name}"), vars))
+        });
+        own.chain(theirs).collect()
+    }
+}
+
+/// An encoder that several methods train, with its variables by name.
+#[derive(Debug)]
+pub struct SharedEncoder<E> {
+    encoder: Rc<E>,
+    variables: Vec<(String, Tensor)>,
+}
+
+impl<E> SharedEncoder<E> {
+    /// An encoder whose variables are all of `vars`.
+    pub fn new(encoder: Rc<E>, vars: &VarStore) -> Self {
+        SharedEncoder { encoder, variables: vars.variables().into_iter().collect() }
+    }
+
+    /// The encoder, for a method whose variables are in `vars`, which gets those of the encoder too.
+    pub fn lend(&self, vars: &VarStore) -> Rc<E> {
+        let mut known = vars.variables_.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, tensor) in &self.variables {
+            known.named_variables.insert(name.clone(), tensor.shallow_clone());
+        }
+        Rc::clone(&self.encoder)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::no_grad;
     use tch::Device;
-    use tch::nn::VarStore;
 
     #[test]
     fn the_loss_is_the_weighed_sum_and_uncertainty_divides_each_by_its_own() {

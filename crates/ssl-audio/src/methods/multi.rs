@@ -9,8 +9,8 @@ use crate::source::Place;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use ssl_core::objectives::{Weigher, Weighting, check_objectives};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views};
+use ssl_core::objectives::{Objectives, Weighting, check_objectives};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views};
 use std::collections::BTreeMap;
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -40,19 +40,10 @@ impl Default for Config {
     }
 }
 
-/// One objective, with its own heads and teachers.
-#[derive(Debug)]
-struct Part {
-    name: String,
-    method: Box<dyn AudioMethod>,
-}
-
 /// Methods that train one encoder.
 #[derive(Debug)]
 pub struct Multi {
-    vars: VarStore,
-    parts: Vec<Part>,
-    weigher: Weigher,
+    objectives: Objectives<dyn AudioMethod>,
     place: Option<Place>,
 }
 
@@ -73,48 +64,31 @@ impl Definition for Multi {
         check_objectives(Self::INFO.name, names, weights, settings)?;
         let vars = VarStore::new(encoders.device());
         let encoders = encoders.shared(&vars)?;
-        let part = |name: &String| -> Result<Part> {
-            let settings = settings.get(name).unwrap_or(&Value::Null);
-            Ok(Part { name: name.clone(), method: find(name)?.build(settings, &encoders)? })
-        };
-        let parts = names.iter().map(part).collect::<Result<Vec<_>>>()?;
-        let weigher = Weigher::new(&vars.root(), parts.len(), weights, *weighting)?;
-        let place = one_place(&parts)?;
-        Ok(Multi { vars, parts, weigher, place })
+        let build = |name: &str| find(name)?.build(settings.get(name).unwrap_or(&Value::Null), &encoders);
+        let objectives = Objectives::new(vars, names, (weights, *weighting), build)?;
+        let place = one_place(&objectives)?;
+        Ok(Multi { objectives, place })
     }
 }
 
-/// Where the views of a clip lie for all parts to which it matters.
-fn one_place(parts: &[Part]) -> Result<Option<Place>> {
-    let mut places = parts.iter().filter_map(|part| Some((part, part.method.place()?)));
+/// Where the views of a clip lie for all methods to which it matters.
+fn one_place(objectives: &Objectives<dyn AudioMethod>) -> Result<Option<Place>> {
+    let mut places = objectives.methods().filter_map(|(name, method)| Some((name, method.place()?)));
     let Some((first, place)) = places.next() else { return Ok(None) };
     match places.find(|(_, other)| *other != place) {
         None => Ok(Some(place)),
-        Some((part, _)) => {
-            let names = (&first.name, &part.name);
-            let message = format!("{} and {} take their views from different places of a clip", names.0, names.1);
+        Some((other, _)) => {
+            let message = format!("{first} and {other} take their views from different places of a clip");
             Err(Error::config("objectives", message))
         }
     }
 }
 
 impl Multi {
-    fn first(&self) -> Result<&dyn AudioMethod> {
-        let first = self.parts.first().map(|part| part.method.as_ref());
-        first.ok_or_else(|| Error::config("objectives", "expected at least two, got none"))
-    }
-
     /// Every part with its own views of the batch.
-    fn split<'a>(&self, Views(views): &'a Views) -> Result<Vec<Views>> {
-        let counts: Vec<usize> = self.parts.iter().map(|part| part.method.views().len()).collect();
-        let expected: usize = counts.iter().sum();
-        if views.len() != expected {
-            let message = format!("the objectives take {expected} together, got {}", views.len());
-            return Err(Error::config("views", message));
-        }
-        let mut rest: std::slice::Iter<'a, Tensor> = views.iter();
-        let mut take = |n| Views(rest.by_ref().take(n).map(Tensor::shallow_clone).collect());
-        Ok(counts.into_iter().map(&mut take).collect())
+    fn split(&self, Views(views): &Views) -> Result<Vec<Views>> {
+        let runs = self.objectives.split("views", views, |method| method.views().len())?;
+        Ok(runs.into_iter().map(|run| Views(run.iter().map(Tensor::shallow_clone).collect())).collect())
     }
 }
 
@@ -124,54 +98,37 @@ impl Method for Multi {
 
     fn step(&mut self, batch: &Views, at: Step) -> Result<Output> {
         let batches = self.split(batch)?;
-        let (mut losses, mut metrics) = (Vec::new(), Vec::new());
-        for (Part { name, method }, views) in self.parts.iter_mut().zip(&batches) {
-            let output = method.step(views, at)?;
-            metrics.push((format!("{name}/loss"), output.loss.f_detach()?));
-            metrics.extend(output.metrics.into_iter().map(|(metric, value)| (format!("{name}/{metric}"), value)));
-            losses.push(output.loss);
-        }
-        let device = self.vars.device();
-        Ok(Output { loss: Precision::Fp32.scope(device, || self.weigher.join(&losses))?, metrics })
+        self.objectives.step(&batches, at)
     }
 
     fn after_step(&mut self, at: Step) -> Result<()> {
-        self.parts.iter_mut().try_for_each(|part| part.method.after_step(at))
+        self.objectives.after_step(at)
     }
 
     fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.first()?.encode(input, mode)
+        self.objectives.first()?.encode(input, mode)
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        self.first()?.stages(input)
+        self.objectives.first()?.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
-        let mut all = Metrics::new();
-        for (Part { name, method }, views) in self.parts.iter().zip(self.split(batch)?) {
-            let found = method.validate(&views)?;
-            all.extend(found.into_iter().map(|(metric, value)| (format!("{name}/{metric}"), value)));
-        }
-        Ok(all)
+        self.objectives.validate(&self.split(batch)?)
     }
 
     fn encoder(&self) -> BTreeMap<String, Tensor> {
-        self.parts.first().map(|part| part.method.encoder()).unwrap_or_default()
+        self.objectives.encoder()
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        let own = std::iter::once(("student".to_string(), &self.vars));
-        let theirs = self.parts.iter().flat_map(|part| {
-            part.method.stores().into_iter().map(|(name, vars)| (format!("{}.{name}", part.name), vars))
-        });
-        own.chain(theirs).collect()
+        self.objectives.stores()
     }
 }
 
 impl AudioMethod for Multi {
     fn views(&self) -> Vec<Augment> {
-        self.parts.iter().flat_map(|part| part.method.views()).collect()
+        self.objectives.methods().flat_map(|(_, method)| method.views()).collect()
     }
 
     fn place(&self) -> Option<Place> {
@@ -179,7 +136,7 @@ impl AudioMethod for Multi {
     }
 
     fn frames(&self, waves: &Tensor) -> Result<Tensor> {
-        self.first()?.frames(waves)
+        self.objectives.first()?.frames(waves)
     }
 }
 
@@ -226,10 +183,11 @@ mod tests {
         for part in 0..2 {
             let mut method = build(small(Weighting::Fixed)).unwrap();
             let views = method.split(&views(4)).unwrap().remove(part);
-            let output = method.parts[part].method.step(&views, Step { index: 0, total: 1 }).unwrap();
+            let (name, one) = method.objectives.methods_mut().nth(part).unwrap();
+            let (name, output) = (name.to_string(), one.step(&views, Step { index: 0, total: 1 }).unwrap());
             output.loss.backward();
-            let gradient = method.vars.variables()["encoder.gEncoder.conv1.weight"].grad();
-            assert!(gradient.abs().sum(Kind::Double).double_value(&[]) > 0., "{}", method.parts[part].name);
+            let gradient = named_tensors(&method)["student/encoder.gEncoder.conv1.weight"].grad();
+            assert!(gradient.abs().sum(Kind::Double).double_value(&[]) > 0., "{name}");
         }
     }
 

@@ -4,27 +4,20 @@
 //! without knowing of each other.
 use super::{Encoder, EncoderConfig};
 use ssl_core::checkpoint::load_encoder_fitted;
+use ssl_core::objectives::SharedEncoder;
 use ssl_core::{Result, encoder_in};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::PoisonError;
+use tch::Device;
 use tch::nn::VarStore;
-use tch::{Device, Tensor};
 
 /// Makes the encoders of a method.
 #[derive(Debug)]
 pub struct Encoders {
     config: EncoderConfig,
     device: Device,
-    shared: Option<Shared>,
+    shared: Option<SharedEncoder<Encoder>>,
     weights: Option<PathBuf>,
-}
-
-/// An encoder that several methods train, with its variables by name.
-#[derive(Debug)]
-struct Shared {
-    encoder: Rc<Encoder>,
-    variables: Vec<(String, Tensor)>,
 }
 
 /// Where a method's encoder lies in its store.
@@ -64,11 +57,7 @@ impl Encoders {
             }
             return Ok(Rc::new(encoder));
         };
-        let mut known = vars.variables_.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, tensor) in &shared.variables {
-            known.named_variables.insert(name.clone(), tensor.shallow_clone());
-        }
-        Ok(Rc::clone(&shared.encoder))
+        Ok(shared.lend(vars))
     }
 
     /// Another of the same shape that drops nothing, under `encoder` in `vars`.
@@ -86,8 +75,7 @@ impl Encoders {
     /// As [`Encoders::student`].
     pub fn shared(&self, vars: &VarStore) -> Result<Self> {
         let encoder = self.student(vars)?;
-        let variables = vars.variables().into_iter().collect();
-        let shared = Some(Shared { encoder, variables });
+        let shared = Some(SharedEncoder::new(encoder, vars));
         Ok(Encoders { config: self.config.clone(), shared, weights: None, ..*self })
     }
 }

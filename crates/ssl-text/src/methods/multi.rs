@@ -3,14 +3,14 @@
 //! Source: Doersch & Zisserman, 2017: <https://arxiv.org/abs/1708.07860>, of images; weights as in
 //! [`ssl_core::objectives`]. All objectives are made of the same text, so that they must cut it alike.
 use super::{Definition, Info, Logits, TextMethod, find};
-use crate::batch::{TextBatch, Tokens};
+use crate::batch::{Sequences, TextBatch, Tokens};
 use crate::models::Encoders;
 use crate::prepare::{Framing, Prepare};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use ssl_core::objectives::{Weigher, Weighting, check_objectives};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step};
+use ssl_core::objectives::{Objectives, Weighting, check_objectives};
+use ssl_core::{Batch, Method, Metrics, Mode, Output, Result, Step};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tch::Tensor;
@@ -41,19 +41,10 @@ impl Default for Config {
     }
 }
 
-/// One objective, with its own heads.
-#[derive(Debug)]
-struct Part {
-    name: String,
-    method: Box<dyn TextMethod>,
-}
-
 /// Methods that train one encoder.
 #[derive(Debug)]
 pub struct Multi {
-    vars: VarStore,
-    parts: Vec<Part>,
-    weigher: Weigher,
+    objectives: Objectives<dyn TextMethod>,
     framing: Framing,
 }
 
@@ -79,38 +70,22 @@ impl Definition for Multi {
         check_objectives(Self::INFO.name, names, weights, &settings)?;
         let vars = VarStore::new(encoders.device());
         let encoders = encoders.shared(&vars)?;
-        let part = |name: &String| -> Result<Part> {
-            let settings = settings.get(name).unwrap_or(&Value::Null);
-            Ok(Part { name: name.clone(), method: find(name)?.build(settings, &encoders)? })
-        };
-        let parts = names.iter().map(part).collect::<Result<Vec<_>>>()?;
-        let weigher = Weigher::new(&vars.root(), parts.len(), weights, *weighting)?;
-        let framing = parts.first().map(|part| part.method.framing());
-        let framing = framing.ok_or_else(|| Error::config("objectives", "expected at least two, got none"))?;
-        Ok(Multi { vars, parts, weigher, framing })
+        let build = |name: &str| find(name)?.build(settings.get(name).unwrap_or(&Value::Null), &encoders);
+        let objectives = Objectives::new(vars, names, (weights, *weighting), build)?;
+        let framing = objectives.first()?.framing();
+        Ok(Multi { objectives, framing })
     }
 }
 
 impl Multi {
-    fn first(&self) -> Result<&dyn TextMethod> {
-        let first = self.parts.first().map(|part| part.method.as_ref());
-        first.ok_or_else(|| Error::config("objectives", "expected at least two, got none"))
-    }
-
     /// Every part with its own sequences of the batch.
     fn split(&self, TextBatch(all): &TextBatch) -> Result<Vec<TextBatch>> {
-        let counts: Vec<usize> = self.parts.iter().map(|part| part.method.prepare().len()).collect();
-        let expected: usize = counts.iter().sum();
-        if all.len() != expected {
-            let message = format!("the objectives take {expected} kinds together, got {}", all.len());
-            return Err(Error::config("sequences", message));
-        }
-        let mut rest = all.iter();
-        let mut take = |n: usize| {
-            let some = rest.by_ref().take(n).map(|one| one.map(&mut |x| Ok(x.shallow_clone())));
-            some.collect::<Result<_>>().map(TextBatch)
+        let runs = self.objectives.split("sequences", all, |method| method.prepare().len())?;
+        let own = |run: &[Sequences]| {
+            let copies = run.iter().map(|one| one.map(&mut |x| Ok(x.shallow_clone())));
+            copies.collect::<Result<_>>().map(TextBatch)
         };
-        counts.into_iter().map(&mut take).collect()
+        runs.into_iter().map(own).collect()
     }
 }
 
@@ -119,60 +94,38 @@ impl Method for Multi {
     type Input = Tokens;
 
     fn step(&mut self, batch: &TextBatch, at: Step) -> Result<Output> {
-        let (mut losses, mut metrics) = (Vec::new(), Vec::new());
-        for (place, batch) in self.split(batch)?.iter().enumerate() {
-            let Some(part) = self.parts.get_mut(place) else { continue };
-            let output = part.method.step(batch, at)?;
-            metrics.push((format!("{}/loss", part.name), output.loss.f_detach()?));
-            metrics.extend(output.metrics.into_iter().map(|(name, value)| (format!("{}/{name}", part.name), value)));
-            losses.push(output.loss);
-        }
-        let loss = Precision::Fp32.scope(self.vars.device(), || self.weigher.join(&losses))?;
-        Ok(Output { loss, metrics })
+        let batches = self.split(batch)?;
+        self.objectives.step(&batches, at)
     }
 
     fn after_step(&mut self, at: Step) -> Result<()> {
-        self.parts.iter_mut().try_for_each(|part| part.method.after_step(at))
+        self.objectives.after_step(at)
     }
 
     fn encode(&self, input: &Tokens, mode: Mode) -> Result<Tensor> {
-        self.first()?.encode(input, mode)
+        self.objectives.first()?.encode(input, mode)
     }
 
     fn validate(&self, batch: &TextBatch) -> Result<Metrics> {
-        let mut all = Metrics::new();
-        for (part, batch) in self.parts.iter().zip(self.split(batch)?) {
-            let found = part.method.validate(&batch)?;
-            all.extend(found.into_iter().map(|(name, value)| (format!("{}/{name}", part.name), value)));
-        }
-        Ok(all)
+        self.objectives.validate(&self.split(batch)?)
     }
 
     fn look(&self, batch: &TextBatch) -> Result<Vec<(String, Tokens)>> {
-        let mut all = Vec::new();
-        for (part, batch) in self.parts.iter().zip(self.split(batch)?) {
-            let found = part.method.look(&batch)?;
-            all.extend(found.into_iter().map(|(name, text)| (format!("{} {name}", part.name), text)));
-        }
-        Ok(all)
+        self.objectives.look(&self.split(batch)?)
     }
 
     fn encoder(&self) -> BTreeMap<String, Tensor> {
-        self.parts.first().map(|part| part.method.encoder()).unwrap_or_default()
+        self.objectives.encoder()
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        let own = std::iter::once(("student".to_string(), &self.vars));
-        let theirs = self.parts.iter().flat_map(|part| {
-            part.method.stores().into_iter().map(|(name, vars)| (format!("{}.{name}", part.name), vars))
-        });
-        own.chain(theirs).collect()
+        self.objectives.stores()
     }
 }
 
 impl TextMethod for Multi {
     fn prepare(&self) -> Vec<Arc<dyn Prepare>> {
-        self.parts.iter().flat_map(|part| part.method.prepare()).collect()
+        self.objectives.methods().flat_map(|(_, method)| method.prepare()).collect()
     }
 
     fn framing(&self) -> Framing {
@@ -180,7 +133,7 @@ impl TextMethod for Multi {
     }
 
     fn logits(&self, tokens: &Tokens) -> Result<Option<Logits>> {
-        self.first()?.logits(tokens)
+        self.objectives.first()?.logits(tokens)
     }
 }
 

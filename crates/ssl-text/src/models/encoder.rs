@@ -6,10 +6,10 @@ use super::{Attend, Embedding, EncoderConfig, Family, Pooling, Recurrent, Transf
 use crate::batch::Tokens;
 use crate::tokenizer::Vocabulary;
 use ssl_core::checkpoint::load_encoder_fitted;
+use ssl_core::objectives::SharedEncoder;
 use ssl_core::{Error, Mode, Result, encoder_in};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::PoisonError;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
 
@@ -130,15 +130,8 @@ pub struct Encoders {
     vocabulary: Vocabulary,
     length: usize,
     device: Device,
-    shared: Option<Shared>,
+    shared: Option<SharedEncoder<Encoder>>,
     weights: Option<PathBuf>,
-}
-
-/// An encoder that several methods train, with its variables by name.
-#[derive(Debug)]
-struct Shared {
-    encoder: Rc<Encoder>,
-    variables: Vec<(String, Tensor)>,
 }
 
 /// Where a method's encoder lies in its store.
@@ -196,11 +189,7 @@ impl Encoders {
             }
             return Ok(Rc::new(encoder));
         };
-        let mut known = vars.variables_.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, tensor) in &shared.variables {
-            known.named_variables.insert(name.clone(), tensor.shallow_clone());
-        }
-        Ok(Rc::clone(&shared.encoder))
+        Ok(shared.lend(vars))
     }
 
     /// Encoders that hand one and the same student to every method; its variables are made in `vars`.
@@ -209,9 +198,8 @@ impl Encoders {
     /// As [`Encoders::student`].
     pub fn shared(&self, vars: &VarStore) -> Result<Self> {
         let encoder = self.student(vars)?;
-        let variables = vars.variables().into_iter().collect();
         Ok(Encoders {
-            shared: Some(Shared { encoder, variables }),
+            shared: Some(SharedEncoder::new(encoder, vars)),
             config: self.config.clone(),
             vocabulary: self.vocabulary.clone(),
             weights: None,

@@ -12,10 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use ssl_core::checkpoint::load_encoder_fitted;
 use ssl_core::eval::Layer;
+use ssl_core::objectives::SharedEncoder;
 use ssl_core::{Error, Mode, Result, encoder_in, no_grad};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
-use std::sync::PoisonError;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
@@ -193,15 +193,8 @@ impl Backbone for Encoder {
 pub struct Encoders {
     config: EncoderConfig,
     device: Device,
-    shared: Option<Shared>,
+    shared: Option<SharedEncoder<Encoder>>,
     weights: Option<PathBuf>,
-}
-
-/// An encoder that several methods train, with its variables by name.
-#[derive(Debug)]
-struct Shared {
-    encoder: Rc<Encoder>,
-    variables: Vec<(String, Tensor)>,
 }
 
 /// Where a method's encoder lies in its store.
@@ -246,11 +239,7 @@ impl Encoders {
             }
             return Ok(Rc::new(encoder));
         };
-        let mut known = vars.variables_.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, tensor) in &shared.variables {
-            known.named_variables.insert(name.clone(), tensor.shallow_clone());
-        }
-        Ok(Rc::clone(&shared.encoder))
+        Ok(shared.lend(vars))
     }
 
     /// Another of the same shape, without stochastic depth, under `encoder` in `vars`.
@@ -271,8 +260,7 @@ impl Encoders {
     /// As [`Encoders::student`].
     pub fn shared(&self, vars: &VarStore) -> Result<Self> {
         let encoder = self.student(vars)?;
-        let variables = vars.variables().into_iter().collect();
-        let shared = Some(Shared { encoder, variables });
+        let shared = Some(SharedEncoder::new(encoder, vars));
         Ok(Encoders { shared, config: self.config.clone(), device: self.device, weights: None })
     }
 }

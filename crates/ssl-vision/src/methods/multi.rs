@@ -8,8 +8,8 @@ use crate::backbones::Encoders;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use ssl_core::objectives::{Weigher, Weighting, check_objectives};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views};
+use ssl_core::objectives::{Objectives, Weighting, check_objectives};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Step, Views};
 use std::collections::BTreeMap;
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -39,19 +39,10 @@ impl Default for Config {
     }
 }
 
-/// One objective, with its own heads and teachers.
-#[derive(Debug)]
-struct Part {
-    name: String,
-    method: Box<dyn VisionMethod>,
-}
-
 /// Methods that train one encoder.
 #[derive(Debug)]
 pub struct Multi {
-    vars: VarStore,
-    parts: Vec<Part>,
-    weigher: Weigher,
+    objectives: Objectives<dyn VisionMethod>,
 }
 
 impl Definition for Multi {
@@ -71,27 +62,17 @@ impl Definition for Multi {
         check_objectives(Self::INFO.name, names, weights, settings)?;
         let vars = VarStore::new(encoders.device());
         let encoders = encoders.shared(&vars)?;
-        let part = |name: &String| -> Result<Part> {
-            let settings = settings.get(name).unwrap_or(&Value::Null);
-            Ok(Part { name: name.clone(), method: find(name)?.build(settings, &encoders)? })
-        };
-        let parts = names.iter().map(part).collect::<Result<Vec<_>>>()?;
-        let weigher = Weigher::new(&vars.root(), parts.len(), weights, *weighting)?;
-        Ok(Multi { vars, parts, weigher })
+        let build = |name: &str| find(name)?.build(settings.get(name).unwrap_or(&Value::Null), &encoders);
+        let objectives = Objectives::new(vars, names, (weights, *weighting), build)?;
+        Ok(Multi { objectives })
     }
 }
 
 impl Multi {
     /// Every part with its own views of the batch.
-    fn split<'a>(&self, Views(views): &'a Views) -> Result<Vec<Views>> {
-        let counts: Vec<usize> = self.parts.iter().map(|part| part.method.views().len()).collect();
-        let expected: usize = counts.iter().sum();
-        if views.len() != expected {
-            let message = format!("the objectives take {expected} together, got {}", views.len());
-            return Err(Error::config("views", message));
-        }
-        let mut rest: std::slice::Iter<'a, Tensor> = views.iter();
-        Ok(counts.into_iter().map(|n| Views(rest.by_ref().take(n).map(Tensor::shallow_clone).collect())).collect())
+    fn split(&self, Views(views): &Views) -> Result<Vec<Views>> {
+        let runs = self.objectives.split("views", views, |method| method.views().len())?;
+        Ok(runs.into_iter().map(|run| Views(run.iter().map(Tensor::shallow_clone).collect())).collect())
     }
 }
 
@@ -100,71 +81,42 @@ impl Method for Multi {
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, at: Step) -> Result<Output> {
-        let (mut losses, mut metrics) = (Vec::new(), Vec::new());
-        for (part, views) in self.split(batch)?.iter().enumerate() {
-            let Some(part) = self.parts.get_mut(part) else { continue };
-            let output = part.method.step(views, at)?;
-            metrics.push((format!("{}/loss", part.name), output.loss.f_detach()?));
-            metrics.extend(output.metrics.into_iter().map(|(name, value)| (format!("{}/{name}", part.name), value)));
-            losses.push(output.loss);
-        }
-        let device = self.vars.device();
-        Ok(Output { loss: Precision::Fp32.scope(device, || self.weigher.join(&losses))?, metrics })
+        let batches = self.split(batch)?;
+        self.objectives.step(&batches, at)
     }
 
     fn after_step(&mut self, at: Step) -> Result<()> {
-        self.parts.iter_mut().try_for_each(|part| part.method.after_step(at))
+        self.objectives.after_step(at)
     }
 
     fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.first()?.encode(input, mode)
+        self.objectives.first()?.encode(input, mode)
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        self.first()?.stages(input)
+        self.objectives.first()?.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
-        let mut all = Metrics::new();
-        for (part, views) in self.parts.iter().zip(self.split(batch)?) {
-            let found = part.method.validate(&views)?;
-            all.extend(found.into_iter().map(|(name, value)| (format!("{}/{name}", part.name), value)));
-        }
-        Ok(all)
+        self.objectives.validate(&self.split(batch)?)
     }
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
-        let mut all = Vec::new();
-        for (part, views) in self.parts.iter().zip(self.split(batch)?) {
-            let found = part.method.look(&views)?;
-            all.extend(found.into_iter().map(|(name, images)| (format!("{} {name}", part.name), images)));
-        }
-        Ok(all)
+        self.objectives.look(&self.split(batch)?)
     }
 
     fn encoder(&self) -> BTreeMap<String, Tensor> {
-        self.parts.first().map(|part| part.method.encoder()).unwrap_or_default()
+        self.objectives.encoder()
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        let own = std::iter::once(("student".to_string(), &self.vars));
-        let theirs = self.parts.iter().flat_map(|part| {
-            part.method.stores().into_iter().map(|(name, vars)| (format!("{}.{name}", part.name), vars))
-        });
-        own.chain(theirs).collect()
-    }
-}
-
-impl Multi {
-    fn first(&self) -> Result<&dyn VisionMethod> {
-        let first = self.parts.first().map(|part| part.method.as_ref());
-        first.ok_or_else(|| Error::config("objectives", "expected at least two, got none"))
+        self.objectives.stores()
     }
 }
 
 impl VisionMethod for Multi {
     fn views(&self) -> Vec<Augment> {
-        self.parts.iter().flat_map(|part| part.method.views()).collect()
+        self.objectives.methods().flat_map(|(_, method)| method.views()).collect()
     }
 }
 
@@ -205,10 +157,11 @@ mod tests {
         for part in 0..2 {
             let mut method = build(Config::default()).unwrap();
             let views = method.split(&views(4)).unwrap().remove(part);
-            let output = method.parts[part].method.step(&views, Step { index: 0, total: 1 }).unwrap();
+            let (name, one) = method.objectives.methods_mut().nth(part).unwrap();
+            let (name, output) = (name.to_string(), one.step(&views, Step { index: 0, total: 1 }).unwrap());
             output.loss.backward();
-            let gradient = method.vars.variables()["encoder.conv1.weight"].grad();
-            assert!(gradient.abs().sum(Kind::Double).double_value(&[]) > 0., "{}", method.parts[part].name);
+            let gradient = named_tensors(&method)["student/encoder.conv1.weight"].grad();
+            assert!(gradient.abs().sum(Kind::Double).double_value(&[]) > 0., "{name}");
         }
     }
 
