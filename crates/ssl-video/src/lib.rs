@@ -1,0 +1,1 @@
+//! Self-supervised learning on video: readers, augmentations, 3-D backbones, methods.
