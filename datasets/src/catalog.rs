@@ -103,6 +103,21 @@ impl Catalog {
             Error::UnknownDataset { name: name.to_owned(), nearest }
         })
     }
+
+    /// The data sets of a name: the one that has it, or the family that it begins, as `asterisk` does
+    /// `asterisk-en` and the others.
+    ///
+    /// # Errors
+    /// [`Error::UnknownDataset`], which names the nearest name.
+    pub fn family(&self, name: &str) -> Result<Vec<&Dataset>> {
+        let begins =
+            |dataset: &&Dataset| dataset.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+        let family: Vec<&Dataset> = self.iter().filter(begins).collect();
+        match self.iter().any(|dataset| dataset.name == name) || family.len() < 2 {
+            true => Ok(vec![self.get(name)?]),
+            false => Ok(family),
+        }
+    }
 }
 
 impl<'a> IntoIterator for &'a Catalog {

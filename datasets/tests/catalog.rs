@@ -227,3 +227,15 @@ fn sound_alone_says_how_it_is_sampled_and_a_folder_comes_from_packages_alone() {
         assert!(message.contains(reason), "{message}");
     }
 }
+
+#[test]
+fn the_beginning_of_the_names_of_a_family_stands_for_all_of_it() {
+    let catalog = Catalog::builtin().unwrap();
+    let names = |name: &str| -> Vec<String> {
+        catalog.family(name).unwrap().into_iter().map(|dataset| dataset.name.clone()).collect()
+    };
+    assert_eq!(names("reuters"), ["reuters-r8", "reuters-r52"]);
+    assert_eq!(names("cifar10"), ["cifar10"], "a name of its own is no family");
+    assert_eq!(names("asterisk-en"), ["asterisk-en"]);
+    assert!(catalog.family("timgm6mb").is_err() && catalog.family("aster").is_err());
+}

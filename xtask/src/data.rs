@@ -42,7 +42,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Fetch {
-    /// Data sets of the catalog.
+    /// Data sets of the catalog, or the beginning of the names of a family, such as `asterisk`.
     #[arg(required = true)]
     names: Vec<String>,
     /// How many files at once.
@@ -136,7 +136,8 @@ fn mirror() -> Option<PathBuf> {
 }
 
 fn named<'a>(catalog: &'a Catalog, names: &[String]) -> Result<Vec<&'a Dataset>> {
-    names.iter().map(|name| Ok(catalog.get(name)?)).collect()
+    let families = names.iter().map(|name| Ok(catalog.family(name)?)).collect::<Result<Vec<_>>>()?;
+    Ok(families.concat())
 }
 
 fn list(catalog: &Catalog, store: &Store) {

@@ -11,7 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 /// What a modality's example trains on when no flag names anything else.
-const DEFAULT_DATA: [(&str, &str); 2] = [("vision", "fashion-mnist"), ("text", "20newsgroups")];
+const DEFAULT_DATA: [(&str, &str); 3] =
+    [("vision", "fashion-mnist"), ("text", "20newsgroups"), ("audio", "asterisk")];
+
+/// What it is evaluated on, where that is other data.
+const DEFAULT_EVAL_DATA: [(&str, &str); 1] = [("audio", "timgm6mb-soundfont")];
 
 /// Words after the modality that ask for no training.
 const NO_DATA: [&str; 9] =
@@ -55,7 +59,7 @@ pub(crate) fn command(workspace: &Workspace, flags: &Flags) -> Result<()> {
 
     let store = data::store(workspace)?;
     let catalog = Catalog::builtin()?;
-    if let Some(dataset) = dataset(&catalog, &modality, rest)? {
+    for dataset in datasets(&catalog, &modality, rest)? {
         data::ensure(&store, dataset)?;
     }
     setup::ensure(workspace)?;
@@ -82,25 +86,43 @@ fn modalities(workspace: &Workspace) -> Vec<String> {
     names
 }
 
-/// The data set of the catalog that the example will look for, if any.
-fn dataset<'a>(catalog: &'a Catalog, modality: &str, words: &[OsString]) -> Result<Option<&'a Dataset>> {
+/// The data sets of the catalog that the example will look for.
+fn datasets<'a>(catalog: &'a Catalog, modality: &str, words: &[OsString]) -> Result<Vec<&'a Dataset>> {
     if words.is_empty() || words.iter().any(|word| NO_DATA.iter().any(|no| word == no)) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let named =
-        flag(words, "--data").or_else(|| earlier(Path::new("runs"), modality, words).map(OsString::from));
-    let Some(named) = named else {
-        let default = DEFAULT_DATA.iter().find(|(of, _)| *of == modality);
-        return default.map(|(_, name)| Ok(catalog.get(name)?)).transpose();
+    let saved = earlier(Path::new("runs"), modality, words);
+    let of = |field: &str| Some(saved.as_ref()?.get(field)?.as_str()?.to_string());
+    let default = |table: &[(&str, &str)]| {
+        table.iter().find(|(of, _)| *of == modality).map(|(_, name)| (*name).to_string())
     };
-    let known = named.to_str().and_then(|name| catalog.iter().find(|dataset| dataset.name == name));
-    if known.is_some() || Path::new(&named).exists() {
-        return Ok(known);
+    let mut found = Vec::new();
+    for (name, table) in [("data", DEFAULT_DATA.as_slice()), ("eval_data", DEFAULT_EVAL_DATA.as_slice())] {
+        let flag = format!("--{}", name.replace('_', "-"));
+        let asked = flag_of(words, &flag).or_else(|| of(name)).or_else(|| default(table)).unwrap_or_default();
+        let path_wins = Path::new(&asked).exists() && catalog.get(&asked).is_err();
+        for part in asked.split(',').filter(|part| !path_wins && !part.is_empty()) {
+            found.extend(known(catalog, &flag, part.trim())?);
+        }
     }
-    let name = named.to_string_lossy();
-    let hint = nearest(&name, catalog.iter().map(|dataset| dataset.name.as_str()))
+    Ok(found)
+}
+
+/// The data sets of a name, none where it is a path.
+fn known<'a>(catalog: &'a Catalog, flag: &str, name: &str) -> Result<Vec<&'a Dataset>> {
+    if let Ok(sets) = catalog.family(name) {
+        return Ok(sets);
+    }
+    if Path::new(name).exists() || name == "none" {
+        return Ok(Vec::new());
+    }
+    let hint = nearest(name, catalog.iter().map(|dataset| dataset.name.as_str()))
         .map_or_else(|| "`cargo xtask data list` names them".into(), |near| format!("did you mean {near}?"));
-    bail!("--data {name}: neither a data set of the catalog nor a path that exists; {hint}")
+    bail!("{flag} {name}: neither a data set of the catalog nor a path that exists; {hint}")
+}
+
+fn flag_of(words: &[OsString], name: &str) -> Option<String> {
+    flag(words, name).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// The value of `--name value` or `--name=value`; the last one counts.
@@ -117,8 +139,8 @@ fn flag(words: &[OsString], name: &str) -> Option<OsString> {
     found
 }
 
-/// The data of the earlier run that is gone on with or repeated.
-fn earlier(runs: &Path, modality: &str, words: &[OsString]) -> Option<String> {
+/// The configuration of the earlier run that is gone on with or repeated.
+fn earlier(runs: &Path, modality: &str, words: &[OsString]) -> Option<Value> {
     let file = match (flag(words, "--config"), flag(words, "--resume")) {
         (Some(file), _) => PathBuf::from(file),
         (None, Some(run)) if run != OsStr::new("last") => Path::new(&run).join("config.json"),
@@ -126,8 +148,7 @@ fn earlier(runs: &Path, modality: &str, words: &[OsString]) -> Option<String> {
         (None, None) => return None,
     };
     let text = fs::read_to_string(file).ok()?;
-    let config: Value = serde_json::from_str(&text).ok()?;
-    config.get("data")?.as_str().map(String::from)
+    serde_json::from_str(&text).ok()
 }
 
 /// The configuration of the newest run whose folder begins so.
@@ -145,16 +166,38 @@ mod tests {
         text.split_whitespace().map(OsString::from).collect()
     }
 
-    fn name_for(text: &str) -> Result<Option<String>> {
+    fn names_for(modality: &str, text: &str) -> Result<Vec<String>> {
         let catalog = Catalog::builtin()?;
-        Ok(dataset(&catalog, "vision", &words(text))?.map(|dataset| dataset.name.clone()))
+        let found = datasets(&catalog, modality, &words(text))?;
+        Ok(found.into_iter().map(|dataset| dataset.name.clone()).collect())
+    }
+
+    fn name_for(text: &str) -> Result<Option<String>> {
+        let mut names = names_for("vision", text)?;
+        assert!(names.len() < 2, "{names:?}");
+        Ok(names.pop())
+    }
+
+    #[test]
+    fn families_and_lists_are_fetched_with_what_they_are_evaluated_on() -> Result<()> {
+        let all = ["asterisk-en", "asterisk-es", "asterisk-fr", "asterisk-it", "asterisk-ru"];
+        let names = names_for("audio", "cpc")?;
+        assert_eq!(names[..5], all);
+        assert_eq!(names[5..], ["timgm6mb-soundfont"]);
+        assert_eq!(
+            names_for("audio", "cpc --data esc50,asterisk-ru --eval-data none")?,
+            ["esc50", "asterisk-ru"]
+        );
+        let error = names_for("audio", "cpc --eval-data fluid-soundfont").unwrap_err().to_string();
+        assert!(error.starts_with("--eval-data fluid-soundfont: neither"), "{error}");
+        Ok(())
     }
 
     #[test]
     fn without_a_flag_the_modality_s_own_data_is_fetched() -> Result<()> {
         assert_eq!(name_for("simclr --epochs 2")?.as_deref(), Some("fashion-mnist"));
-        for (_, name) in DEFAULT_DATA {
-            Catalog::builtin()?.get(name)?;
+        for (_, name) in DEFAULT_DATA.iter().chain(&DEFAULT_EVAL_DATA) {
+            Catalog::builtin()?.family(name)?;
         }
         Ok(())
     }
@@ -196,7 +239,7 @@ mod tests {
             fs::create_dir(dir.path().join(run))?;
             fs::write(dir.path().join(run).join("config.json"), format!(r#"{{"data": "{data}"}}"#))?;
         }
-        let data = |text| earlier(dir.path(), "vision", &words(text));
+        let data = |text| Some(earlier(dir.path(), "vision", &words(text))?["data"].as_str()?.to_string());
         assert_eq!(data("simclr --resume last").as_deref(), Some("b"));
         assert_eq!(data("rotation --resume last"), None);
         Ok(())

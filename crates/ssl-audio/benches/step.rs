@@ -1,6 +1,6 @@
 //! Seconds of sound per second of training on all cores: contrastive predictive coding as in the paper (512 channels, a
 //! GRU of 256, 12 steps ahead, 128 negatives, 8 windows of 20,480 samples at 16 kHz), and every method by its recipe for
-//! `asterisk-en`.
+//! `asterisk`.
 //!
 //! The sound is noise: the work does not depend on it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
@@ -75,12 +75,12 @@ fn step(criterion: &mut Criterion) {
     let method = find("cpc").unwrap().build(&Value::Null, &Encoders::new(paper, Device::Cpu)).unwrap();
     train(criterion, "cpc, the paper's", method, 8, rate);
     for entry in ALL {
-        let recipe = entry.recipe("asterisk-en").unwrap();
+        let recipe = entry.recipe("asterisk").unwrap();
         let rate = recipe.encoder.sample_rate();
         let method = entry.build(&recipe.method, &Encoders::new(recipe.encoder, Device::Cpu)).unwrap();
         train(
             criterion,
-            &format!("{}, asterisk-en", entry.info.name),
+            &format!("{}, asterisk", entry.info.name),
             method,
             recipe.train.batch_size as i64,
             rate,

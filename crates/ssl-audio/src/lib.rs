@@ -11,6 +11,7 @@ mod random;
 pub mod readers;
 mod recipe;
 mod resample;
+mod sets;
 mod source;
 
 pub use augment::{Augment, Augmenter, SpecMask};
@@ -19,4 +20,5 @@ pub use clip::{AudioDataset, ClipArray};
 pub use level::Level;
 pub use recipe::Recipe;
 pub use resample::Resampler;
+pub use sets::{Joined, Part};
 pub use source::{Epoch, Place, Sampling, WindowSource};

@@ -85,13 +85,16 @@ impl<M: ?Sized, P, R: DeserializeOwned> Registered<M, P, R> {
             .map_err(|e| Error::config(format!("recipe {}.json", self.info.name), e.to_string()))
     }
 
-    /// The recipe for a data set.
+    /// The recipe for a data set, or for its family, as `asterisk` is for `asterisk-en`.
     ///
     /// # Errors
     /// `Error::Config` when the recipe file is faulty or has no `default`.
     pub fn recipe(&self, data: &str) -> Result<R> {
         let mut all = self.recipes()?;
-        all.remove(data).or_else(|| all.remove("default")).ok_or_else(|| {
+        let family =
+            |name: &&String| data.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'));
+        let family = all.keys().find(family).cloned().unwrap_or_default();
+        all.remove(data).or_else(|| all.remove(&family)).or_else(|| all.remove("default")).ok_or_else(|| {
             let known: Vec<_> = all.into_keys().collect();
             Error::config(
                 format!("recipe {}.json", self.info.name),
@@ -197,6 +200,7 @@ mod tests {
         let entry = find_in(ALL, "m").unwrap();
         assert_eq!(*entry.build(&json!({"inner": {"b": 5}}), &10).unwrap(), 15);
         assert_eq!((entry.recipe("x").unwrap(), entry.recipe("y").unwrap()), (2, 1));
+        assert_eq!((entry.recipe("x-en").unwrap(), entry.recipe("xen").unwrap()), (2, 1), "a family");
         assert_eq!(entry.defaults().unwrap()["depth"], 3);
         let message = find_in(ALL, "n").unwrap_err().to_string();
         assert_eq!(message, "method: expected one of m, got n");

@@ -110,6 +110,7 @@ impl Start {
                 precision: self.machine.precision,
                 threads: 0,
                 init: None,
+                eval_data: None,
             },
         };
         ensure!(

@@ -30,6 +30,9 @@ pub struct RunConfig {
     /// What training starts from: an encoder's weights or an earlier run; none is random weights.
     #[serde(default)]
     pub init: Option<PathBuf>,
+    /// The labelled data that the encoder is evaluated on, where that is other data than it is trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_data: Option<String>,
     /// The recipe, flags applied.
     pub recipe: Value,
 }
@@ -127,6 +130,7 @@ mod tests {
             method: "n".into(),
             data: "d".into(),
             init: None,
+            eval_data: None,
             limit: None,
             seed: 0,
             device: "cpu".into(),

@@ -1,6 +1,6 @@
 //! The common protocol on a frozen encoder, beside its floors.
 use crate::{LabelledSource, Machine};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rand::seq::index;
 use serde::Serialize;
 use ssl_core::eval::{Features, Options, Report, evaluate, majority};
@@ -182,53 +182,140 @@ pub fn calibrate<I: Batch, M: Method<Input = I> + ?Sized>(
     Ok(drawn.len())
 }
 
+/// A question to the features of a frozen encoder: what labels they are to tell.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// What the labels say, such as `pitch`; it may be empty where there is one task.
+    pub name: String,
+    /// The label of each example, from 0.
+    pub labels: Vec<i64>,
+    /// Names of the labels, if they have any.
+    pub label_names: Vec<String>,
+    /// Examples that teach.
+    pub train: Vec<usize>,
+    /// Examples that are asked.
+    pub test: Vec<usize>,
+}
+
+/// Sets of examples in one row, and what is asked of their features: an example's number counts through all sets.
+pub struct Probes<'a, I> {
+    /// The examples.
+    pub sets: Vec<&'a dyn Examples<I>>,
+    /// What is asked; the first task stands for the run.
+    pub tasks: Vec<Task>,
+}
+
+impl<I> std::fmt::Debug for Probes<'_, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes").field("sets", &self.sets.len()).field("tasks", &self.tasks).finish()
+    }
+}
+
+impl<'a, I> Probes<'a, I> {
+    /// The labels that the sets themselves have, if both have some.
+    pub fn of_labels(train: &'a dyn Examples<I>, test: &'a dyn Examples<I>) -> Option<Self> {
+        let (mut labels, rest) = (train.labels()?, test.labels()?);
+        labels.extend(rest);
+        let task = Task {
+            name: String::new(),
+            labels,
+            label_names: train.label_names(),
+            train: (0..train.len()).collect(),
+            test: (train.len()..train.len() + test.len()).collect(),
+        };
+        Some(Probes { sets: vec![train, test], tasks: vec![task] })
+    }
+
+    /// The features of all sets. `[N, D]`.
+    fn features(&self, of: impl Fn(&dyn Examples<I>) -> Result<Tensor>) -> Result<Tensor> {
+        let parts = self.sets.iter().map(|set| of(*set)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+}
+
+impl Task {
+    /// The features of one side with their labels.
+    fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
+        let labels = rows.iter().map(|&row| self.labels.get(row).copied()).collect::<Option<Vec<i64>>>();
+        let labels = labels.with_context(|| format!("{}: expected a label for each example", self.name))?;
+        let (first, count) = (rows.first().copied().unwrap_or(0), rows.len());
+        // Neighbouring rows are a view, which is no copy.
+        let x = match rows.iter().enumerate().all(|(place, &row)| row == first + place) {
+            true => features.f_narrow(0, first as i64, count as i64)?,
+            false => {
+                let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+                features.f_index_select(0, &Tensor::f_from_slice(&rows)?)?
+            }
+        };
+        Ok(Features::new(&x, labels)?)
+    }
+
+    fn report(&self, features: &Tensor, options: &Options) -> Result<Report> {
+        Ok(evaluate(&self.side(features, &self.train)?, &self.side(features, &self.test)?, options)?)
+    }
+
+    fn majority(&self) -> Result<f64> {
+        let of = |rows: &[usize]| -> Vec<i64> {
+            rows.iter().filter_map(|&row| self.labels.get(row).copied()).collect()
+        };
+        Ok(majority(&of(&self.train), &of(&self.test))?)
+    }
+}
+
 /// All positions of a set.
 fn every<I>(set: &dyn Examples<I>) -> Vec<usize> {
     (0..set.len()).collect()
 }
 
-/// The protocol on a trained encoder, whose statistics are [`calibrate`]d, and on its floors.
+/// The protocol on a trained encoder, whose statistics are [`calibrate`]d on `clean`, and on its floors: for each task.
 ///
 /// # Errors
 /// When an example cannot be read or libtorch refuses.
 pub fn evaluate_all<I: Batch, M: Method<Input = I> + ?Sized>(
     method: &M,
     untrained: Option<&M>,
-    (train, test): (&dyn Examples<I>, &dyn Examples<I>),
+    (probes, clean): (&Probes<'_, I>, &dyn Examples<I>),
     machine: &Machine,
     options: &Options,
     progress: &dyn Fn(&str),
-) -> Result<Option<Evaluation>> {
-    let (Some(train_y), Some(test_y)) = (train.labels(), test.labels()) else { return Ok(None) };
-    let report = |of: &dyn Fn(&dyn Examples<I>) -> Result<Tensor>| -> Result<Report> {
-        let a = Features::new(&of(train)?, train_y.clone())?;
-        let b = Features::new(&of(test)?, test_y.clone())?;
-        Ok(evaluate(&a, &b, options)?)
+) -> Result<Vec<Evaluation>> {
+    let reports = |of: &dyn Fn(&dyn Examples<I>) -> Result<Tensor>| -> Result<Vec<Report>> {
+        let features = probes.features(of)?;
+        probes.tasks.iter().map(|task| task.report(&features, options)).collect()
     };
     progress("evaluating the encoder");
-    let eval = report(&|set| embed(method, set, &every(set), machine))?;
-    let Some(untrained) = untrained else { return Ok(Some(Evaluation { eval, floors: None })) };
+    let evals = reports(&|set| embed(method, set, &every(set), machine))?;
+    let Some(untrained) = untrained else {
+        return Ok(evals.into_iter().map(|eval| Evaluation { eval, floors: None }).collect());
+    };
     progress("evaluating the floor: random initialization");
-    let untouched = report(&|set| embed(untrained, set, &every(set), machine))?;
-    let recalibrated = match calibrate(untrained, train, machine, options.seed)? {
-        0 => None,
+    let untouched = reports(&|set| embed(untrained, set, &every(set), machine))?;
+    let recalibrated = match calibrate(untrained, clean, machine, options.seed)? {
+        0 => vec![None; evals.len()],
         _ => {
             progress("evaluating the floor: random initialization, recalibrated");
-            Some(report(&|set| embed(untrained, set, &every(set), machine))?)
+            let found = reports(&|set| embed(untrained, set, &every(set), machine))?;
+            found.into_iter().map(Some).collect()
         }
     };
-    let mut inputs = BTreeMap::new();
-    for name in train.floors() {
+    let mut inputs = vec![BTreeMap::new(); evals.len()];
+    for name in probes.sets.first().map(|set| set.floors()).unwrap_or_default() {
         progress(&format!("evaluating the floor: {}", name.replace('_', " ")));
-        let of = report(&|set| stack(&every(set), set.block(), |indices| set.floor(name, indices)))?;
-        inputs.insert((*name).to_string(), of);
+        let of = reports(&|set| stack(&every(set), set.block(), |indices| set.floor(name, indices)))?;
+        for (inputs, of) in inputs.iter_mut().zip(of) {
+            inputs.insert((*name).to_string(), of);
+        }
     }
-    let floors = Floors {
-        random_init: recalibrated.as_ref().map_or_else(|| untouched.clone(), |r| untouched.stronger(r)),
-        random_init_untouched: untouched,
-        random_init_recalibrated: recalibrated,
-        inputs,
-        majority: majority(&train_y, &test_y)?,
-    };
-    Ok(Some(Evaluation { eval, floors: Some(floors) }))
+    let floors = untouched.into_iter().zip(recalibrated).zip(inputs).zip(&probes.tasks);
+    let found = evals.into_iter().zip(floors).map(|(eval, (((untouched, recalibrated), inputs), task))| {
+        let floors = Floors {
+            random_init: recalibrated.as_ref().map_or_else(|| untouched.clone(), |r| untouched.stronger(r)),
+            random_init_untouched: untouched,
+            random_init_recalibrated: recalibrated,
+            inputs,
+            majority: task.majority()?,
+        };
+        Ok(Evaluation { eval, floors: Some(floors) })
+    });
+    found.collect()
 }

@@ -1,6 +1,7 @@
 //! One run from its first step to its summary, for every modality.
-use crate::evaluation::{Evaluation, Examples, calibrate, draw, evaluate_all};
+use crate::evaluation::{Examples, Probes, calibrate, draw, evaluate_all};
 use crate::report;
+use crate::report::Reached;
 use crate::{CommonFlags, Machine, RunConfig, RunDir};
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressDrawTarget;
@@ -42,6 +43,8 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub train: &'a dyn Examples<I>,
     /// Clean test examples.
     pub test: Option<&'a dyn Examples<I>>,
+    /// What is asked of the frozen encoder; none asks for the labels of `train` and `test`.
+    pub probes: Option<Probes<'a, I>>,
     /// Length, batch, optimizer, schedules.
     pub config: TrainConfig,
     /// The encoder's name.
@@ -198,8 +201,8 @@ impl Experiment<'_> {
             "train_examples": parts.train.len(),
             "unreadable": unreadable.told.len(),
         });
-        let (evaluation, found) = if self.flags.no_eval {
-            (None, json!({}))
+        let (reached, found) = if self.flags.no_eval {
+            (Vec::new(), json!({}))
         } else {
             self.evaluate(parts, method.as_ref(), calibrated)?
         };
@@ -217,11 +220,14 @@ impl Experiment<'_> {
         merge(&mut tail, json!({"run_dir": self.dir.path(), "version": self.config.version}));
         merge(&mut summary, tail);
         self.dir.write_json("summary.json", &summary)?;
-        let sets = (parts.train, parts.test.unwrap_or(parts.train));
+        let sets = match parts.probes.as_ref().map(|probes| probes.sets.as_slice()) {
+            Some([first, .., last]) => (*first, *last),
+            Some([only]) => (*only, *only),
+            _ => (parts.train, parts.test.unwrap_or(parts.train)),
+        };
         let mut figures = parts.figures.clone();
         figures.extend(look);
-        let (evaluation, method) = (evaluation.as_ref(), method.as_ref());
-        report::write(self.dir, &summary, evaluation, &figures, method, sets, &self.machine)?;
+        report::write(self.dir, &summary, &reached, &figures, method.as_ref(), sets, &self.machine)?;
         Ok(Outcome::Finished(summary))
     }
 
@@ -262,7 +268,7 @@ impl Experiment<'_> {
         if !parts.held_out.is_empty() {
             hooks.push(Box::new(HeldOut { batches: &parts.held_out, derived: parts.derived, every }));
         }
-        if let Some((bank, queries)) = online(parts.train, seed)? {
+        if let Some((bank, queries)) = online(parts, seed)? {
             let keep_best = Some((self.dir.checkpoints(self.flags.keep), config.clone()));
             hooks.push(Box::new(OnlineKnn::new(bank, queries, every, keep_best)?));
         }
@@ -315,30 +321,48 @@ impl Experiment<'_> {
         parts: &Parts<'_, B, I>,
         method: &DynMethod<B, I>,
         calibrated: usize,
-    ) -> Result<(Option<Evaluation>, Value)> {
+    ) -> Result<(Vec<Reached>, Value)> {
         let say = |text: &str| self.say(text);
         let mut result = json!({});
-        let Some(test) = parts.test else {
-            say("no test examples: the probes are left out");
-            return Ok((None, result));
+        let own = match (&parts.probes, parts.test) {
+            (Some(_), _) => None,
+            (None, Some(test)) => Probes::of_labels(parts.train, test),
+            (None, None) => {
+                say("no test examples: the probes are left out");
+                return Ok((Vec::new(), result));
+            }
+        };
+        let Some(probes) = parts.probes.as_ref().or(own.as_ref()) else {
+            say("no labels: the probes are left out");
+            return Ok((Vec::new(), result));
         };
         let untrained = if self.flags.no_floors { None } else { Some(self.untrained(parts)?) };
         let options = Options { seed: self.config.seed, ..Options::default() };
-        let Some(evaluation) =
-            evaluate_all(method, untrained.as_deref(), (parts.train, test), &self.machine, &options, &say)?
-        else {
-            say("no labels: the probes are left out");
-            return Ok((None, result));
-        };
-        let mut found = serde_json::to_value(&evaluation)?;
-        if let Some(eval) = found.get_mut("eval") {
-            let mut protocol = "offline, frozen encoder, before any head".to_string();
-            if calibrated > 0 {
-                protocol += &format!(", statistics recalibrated on {calibrated} clean training examples");
-            }
-            merge(eval, json!({"protocol": protocol}));
+        let sets = (probes, parts.train);
+        let found = evaluate_all(method, untrained.as_deref(), sets, &self.machine, &options, &say)?;
+        let mut protocol = "offline, frozen encoder, before any head".to_string();
+        if calibrated > 0 {
+            protocol += &format!(", statistics recalibrated on {calibrated} clean training examples");
         }
-        merge(&mut result, found);
+        let mut tasks = serde_json::Map::new();
+        let mut reached = Vec::new();
+        for (place, (task, evaluation)) in probes.tasks.iter().zip(found).enumerate() {
+            let mut found = serde_json::to_value(&evaluation)?;
+            if place == 0 {
+                merge(found.get_mut("eval").unwrap_or(&mut Value::Null), json!({"protocol": protocol}));
+                if !task.name.is_empty() {
+                    merge(&mut result, json!({"task": task.name}));
+                }
+                merge(&mut result, found);
+            } else {
+                tasks.insert(task.name.clone(), found);
+            }
+            reached.push((task.name.clone(), evaluation));
+        }
+        if !tasks.is_empty() {
+            merge(&mut result, json!({"tasks": tasks}));
+        }
+        let Some(test) = parts.test else { return Ok((reached, result)) };
         if parts.probe_stages {
             say("probing every stage");
             let trained = self.stages(method, parts.train, test)?;
@@ -350,7 +374,7 @@ impl Experiment<'_> {
             merge(&mut result, json!({"stages": stages}));
         }
         self.finetune(parts, method, test, &mut result)?;
-        Ok((Some(evaluation), result))
+        Ok((reached, result))
     }
 
     /// Tells the person at the terminal.
@@ -493,9 +517,23 @@ type Labelled<I> = (I, Vec<i64>);
 
 /// Training examples that vote and others that are asked for; none without labels of at least two classes. The
 /// test set has no part in choosing the best checkpoint.
-fn online<I: Batch>(train: &dyn Examples<I>, seed: u64) -> Result<Option<(Labelled<I>, Labelled<I>)>> {
-    let Some(labels) = train.labels() else { return Ok(None) };
-    let drawn = draw(train.len(), train.watched(), seed, ONLINE_DRAW);
+fn online<B: Batch, I: Batch>(
+    parts: &Parts<'_, B, I>,
+    seed: u64,
+) -> Result<Option<(Labelled<I>, Labelled<I>)>> {
+    let asked = parts.probes.as_ref().and_then(|probes| Some((*probes.sets.first()?, probes.tasks.first()?)));
+    let (train, labels, rows) = match asked {
+        Some((set, task)) => {
+            let rows = task.train.iter().copied().filter(|&row| row < set.len()).collect();
+            (set, task.labels.clone(), rows)
+        }
+        None => {
+            let Some(labels) = parts.train.labels() else { return Ok(None) };
+            (parts.train, labels, (0..parts.train.len()).collect::<Vec<_>>())
+        }
+    };
+    let places = draw(rows.len(), train.watched(), seed, ONLINE_DRAW);
+    let drawn: Vec<usize> = places.into_iter().filter_map(|place| rows.get(place).copied()).collect();
     let (queries, bank) = drawn.split_at(drawn.len() / 5);
     let of =
         |indices: &[usize]| -> Vec<i64> { indices.iter().filter_map(|&i| labels.get(i).copied()).collect() };

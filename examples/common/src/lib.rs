@@ -16,11 +16,11 @@ pub mod testing;
 
 pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;
-pub use evaluation::{Evaluation, Examples, Floors, calibrate, embed, evaluate_all};
+pub use evaluation::{Evaluation, Examples, Floors, Probes, Task, calibrate, embed, evaluate_all};
 pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
-pub use machine::{Machine, locate_data, stop_flag};
+pub use machine::{Machine, locate_all, locate_data, stop_flag};
 pub use progress::ByteBar;
 pub use run_dir::RunDir;
 pub use ssl_torch::set_threads;

@@ -94,21 +94,37 @@ fn device(name: &str) -> Result<Device> {
 /// # Errors
 /// When it is neither, or has not been fetched.
 pub fn locate_data(data: &str) -> Result<(String, PathBuf)> {
+    let mut paths = locate(data)?;
+    match paths.pop().filter(|_| paths.is_empty()) {
+        Some(path) => Ok((data.to_string(), path)),
+        None => bail!("--data {data}: expected one data set, got a family of {}", paths.len() + 1),
+    }
+}
+
+/// Where several data sets are: names or paths with commas between them. The beginning of the names of a family stands
+/// for all of it, as `asterisk` does for `asterisk-en` and the others.
+///
+/// # Errors
+/// When one is neither, or has not been fetched.
+pub fn locate_all(data: &str) -> Result<Vec<PathBuf>> {
+    if Path::new(data).exists() {
+        return Ok(vec![PathBuf::from(data)]);
+    }
+    let parts = data.split(',').map(|part| locate(part.trim())).collect::<Result<Vec<_>>>()?;
+    Ok(parts.concat())
+}
+
+/// The folders of the catalog's data sets of that name, or the path itself.
+fn locate(data: &str) -> Result<Vec<PathBuf>> {
     let catalog = Catalog::builtin()?;
-    if catalog.iter().any(|set| set.name == data) {
-        let root =
-            std::env::var_os("SSL_DATA_DIR").map_or_else(|| PathBuf::from("datasets/data"), PathBuf::from);
-        let path = Store::new(root).path(catalog.get(data)?)?;
-        return Ok((data.to_string(), path));
-    }
     let path = Path::new(data);
-    if path.exists() {
-        return Ok((data.to_string(), path.to_path_buf()));
+    if catalog.get(data).is_err() && path.exists() {
+        return Ok(vec![path.to_path_buf()]);
     }
-    match catalog.get(data) {
-        Err(error) => Err(error).context(format!("--data {data}: no such file or folder")),
-        Ok(_) => bail!("--data {data}: no such file or folder"),
-    }
+    let sets = catalog.family(data).with_context(|| format!("--data {data}: no such file or folder"))?;
+    let root = std::env::var_os("SSL_DATA_DIR").map_or_else(|| PathBuf::from("datasets/data"), PathBuf::from);
+    let store = Store::new(root);
+    sets.into_iter().map(|set| Ok(store.path(set)?)).collect()
 }
 
 /// A flag that Ctrl-C raises: the run saves a checkpoint and stops. A second Ctrl-C, or one

@@ -18,6 +18,9 @@ const NEIGHBORS: usize = 8;
 const BANK_DRAW: u64 = 102;
 const QUERY_DRAW: u64 = 103;
 
+/// A task and what was reached in it.
+pub(crate) type Reached = (String, Evaluation);
+
 /// Writes `report.html` into the run's directory. Neighbors of `queries` are looked for among `bank`.
 ///
 /// # Errors
@@ -25,7 +28,7 @@ const QUERY_DRAW: u64 = 103;
 pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     dir: &RunDir,
     summary: &Value,
-    evaluation: Option<&Evaluation>,
+    reached: &[Reached],
     figures: &[(String, Figure)],
     method: &M,
     (bank, queries): (&dyn Examples<I>, &dyn Examples<I>),
@@ -34,7 +37,7 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     let text = |name: &str| summary.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut page = Page::new(format!("{} on {}", text("method"), text("dataset")));
     page.facts("The run", &facts(summary));
-    if let Some(Evaluation { eval, floors }) = evaluation {
+    for (task, Evaluation { eval, floors }) in reached {
         let mut rows: Vec<(String, &Report)> = vec![("encoder".into(), eval)];
         if let Some(floors) = floors {
             match &floors.random_init_recalibrated {
@@ -48,7 +51,11 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
             rows.extend(floors.inputs.iter().map(|(name, of)| (name.replace('_', " "), of)));
         }
         let rows: Vec<(&str, &Report)> = rows.iter().map(|(name, of)| (name.as_str(), *of)).collect();
-        page.evaluation("Frozen encoder and its floors, % right", &rows, floors.as_ref().map(|f| f.majority));
+        let heading = match task.as_str() {
+            "" => "Frozen encoder and its floors, % right".to_string(),
+            task => format!("Frozen encoder and its floors, {}, % right", task.replace('_', " ")),
+        };
+        page.evaluation(&heading, &rows, floors.as_ref().map(|f| f.majority));
     }
     let tuned = fine_tuned(summary);
     if !tuned.is_empty() {

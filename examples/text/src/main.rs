@@ -145,6 +145,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         held_out,
         train: &train,
         test: test.as_ref().map(|test| test as _),
+        probes: None,
         config: recipe.train.clone(),
         encoder: recipe.encoder.arch.to_string(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "tokenizer": TOKENIZER}),

@@ -146,6 +146,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         held_out,
         train: &train,
         test: test.as_ref().map(|test| test as _),
+        probes: None,
         config: recipe.train.clone(),
         encoder: recipe.encoder.name(),
         preprocess: serde_json::json!({"encoder": recipe.encoder, "pixels": recipe.pixels}),

@@ -143,6 +143,9 @@ impl Page {
         let figure = |figure: &Figure| {
             let caption = escape(&figure.caption);
             let content = match &figure.content {
+                Content::Embedded(uri) if uri.starts_with("data:audio/") => {
+                    format!("<audio controls preload=\"none\" src=\"{}\"></audio>", escape(uri))
+                }
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
                 Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
             };
@@ -290,6 +293,12 @@ mod tests {
     fn a_figure_carries_its_bytes() {
         let figure = Figure::embedded("application/pdf", b"%PDF", "a");
         assert_eq!(figure.content, Content::Embedded("data:application/pdf;base64,JVBERg==".into()));
+        let mut page = Page::new("sound".to_string());
+        page.figures("A", &[vec![Figure::embedded("audio/wav", b"RIFF", "a tone")]]).unwrap();
+        assert!(
+            page.render()
+                .contains("<audio controls preload=\"none\" src=\"data:audio/wav;base64,UklGRg==\">")
+        );
     }
 
     #[test]
