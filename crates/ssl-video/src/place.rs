@@ -53,7 +53,7 @@ pub(crate) fn places(place: Place, windows: &[usize], frames: usize, rate: f64, 
 fn near(count: usize, room: usize, scale: f64, rng: &mut Rng) -> Vec<usize> {
     // The part of all gaps that fits into the video.
     let fitting = 1.0 - (1.0 - (room as f64 / scale).min(1.0)).powi(2);
-    let mut gap = |rng: &mut Rng| {
+    let gap = |rng: &mut Rng| {
         let gap = scale * (1.0 - (1.0 - fitting * unit(rng)).sqrt());
         (gap.round() as usize).min(room)
     };

@@ -6,6 +6,7 @@
 //! assert_eq!((grey.width(), grey.height(), grey.channels()), (2, 2, 1));
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
+use crate::augment::{Crop, Resampler, Window, check_crop};
 use ssl_core::{Error, Result};
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -69,6 +70,28 @@ impl<'a> Image<'a> {
         let &Image { width, height, channels, ref data } = self;
         Image { width, height, channels, data: Cow::Borrowed(data) }
     }
+
+    /// What lies in `crop`, resized to `width` x `height` pixels: bilinear with antialiasing.
+    ///
+    /// # Errors
+    /// `Error::Config` when the crop is not inside the picture or a side is 0.
+    pub fn resized(&self, crop: Crop, width: usize, height: usize) -> Result<Image<'static>> {
+        check_crop(crop, self.width, self.height)?;
+        let area = width.checked_mul(height).filter(|&area| area > 0 && area.checked_mul(3).is_some());
+        let area = area.ok_or_else(|| {
+            Error::config("size", format!("expected sides of at least 1 pixel, got {width}x{height}"))
+        })?;
+        let mut planes = vec![0.0; area * self.channels];
+        let (across, down) = (Window::whole(width, false), Window::whole(height, false));
+        Resampler::default().run(self, crop, across, down, &mut planes);
+        let byte = |value: &f32| (value * 255.0).round() as u8;
+        let mut data = vec![0; planes.len()];
+        for (channel, plane) in planes.chunks_exact(area).enumerate() {
+            let outs = data.iter_mut().skip(channel).step_by(self.channels);
+            outs.zip(plane).for_each(|(out, value)| *out = byte(value));
+        }
+        Image::new(width, height, self.channels, data)
+    }
 }
 
 /// A set of pictures, with or without labels, that many threads may read at once.
@@ -121,6 +144,20 @@ pub(crate) fn out_of_range(index: usize, len: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crop_is_resized_channel_by_channel() {
+        let data: Vec<u8> = (0..4 * 3 * 3).map(|at| at * 7).collect();
+        let image = Image::new(4, 3, 3, data).unwrap();
+        let crop = Crop { left: 1, top: 1, width: 2, height: 2 };
+        let same = image.resized(crop, 2, 2).unwrap();
+        assert_eq!(same.data(), [105, 112, 119, 126, 133, 140, 189, 196, 203, 210, 217, 224]);
+        // Half the size: the mean of each channel.
+        assert_eq!(image.resized(crop, 1, 1).unwrap().data(), [158, 165, 172]);
+        assert!(image.resized(Crop { left: 3, ..crop }, 2, 2).is_err());
+        let message = image.resized(crop, 0, 2).unwrap_err().to_string();
+        assert_eq!(message, "size: expected sides of at least 1 pixel, got 0x2");
+    }
 
     #[test]
     fn bytes_must_fill_the_sides() {

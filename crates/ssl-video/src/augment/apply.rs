@@ -236,7 +236,7 @@ mod tests {
         let params = augmenter.draw(2, &mut ssl_core::rng(0, &[]));
         assert!(params.frames.iter().all(|frame| frame.channel.is_none()));
         assert_eq!((augmenter.output_channels(), augmenter.frame_len()), (3, 48));
-        let mut apply = |clip: &[u8], out: &mut [f32]| {
+        let apply = |clip: &[u8], out: &mut [f32]| {
             augmenter.apply(clip, &params, &mut Scratch::default(), out).map_err(|error| error.to_string())
         };
         apply(&[0; 96], &mut [0.0; 96]).unwrap();

@@ -33,5 +33,5 @@ pub use config::{Augment, Interpolation};
 pub(crate) use params::shuffle;
 pub use params::{Adjust, Crop, Params};
 pub use render::{Augmenter, Scratch};
-pub(crate) use render::{interleave, normalization};
+pub(crate) use render::{check_crop, interleave, normalization};
 pub(crate) use resample::{Resampler, Window};

@@ -134,7 +134,7 @@ fn padded(image: &Image<'_>, padding: usize) -> Result<Image<'static>> {
 }
 
 /// Checks that a crop is a box of at least one pixel inside an image.
-pub(super) fn check_crop(crop: Crop, width: usize, height: usize) -> Result<()> {
+pub(crate) fn check_crop(crop: Crop, width: usize, height: usize) -> Result<()> {
     let inside = |begin: usize, length: usize, end: usize| {
         length > 0 && begin.checked_add(length).is_some_and(|last| last <= end)
     };

@@ -14,13 +14,16 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 /// Endings of the names of files that are taken for images, in lower case.
-pub(crate) const ENDINGS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"];
+pub const ENDINGS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"];
 
 /// Why bytes are not an image, in words.
 type Reason = String;
 
-/// Decodes an image to `channels` channels (1 or 3).
-pub(crate) fn decode(bytes: &[u8], channels: usize) -> Result<Image<'static>, Reason> {
+/// Decodes the bytes of a PNG, JPEG, WebP, BMP or GIF to `channels` channels (1 or 3).
+///
+/// # Errors
+/// Why they are none of these, in words, for whoever knows where they came from.
+pub fn decode(bytes: &[u8], channels: usize) -> Result<Image<'static>, String> {
     guarded(|| if is_jpeg(bytes) { decode_jpeg(bytes, channels) } else { decode_other(bytes, channels) })
 }
 

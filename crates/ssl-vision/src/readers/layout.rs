@@ -1,4 +1,5 @@
-//! How folders and archives of images are laid out: splits, then classes, then images.
+//! How folders and archives are laid out: splits, then classes, then examples. The parts that know no images are for
+//! readers of other things made of images, such as videos.
 use super::Split;
 use super::decode::ENDINGS;
 use super::encoded::Listing;
@@ -19,12 +20,13 @@ fn is_image(path: &Path) -> bool {
     !is_hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
-fn is_hidden(name: &str) -> bool {
+/// Whether a file or folder of this name is left out: it is hidden, or what an archiver of macOS adds.
+pub fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name == "__MACOSX"
 }
 
-/// Which of the names holds a split; the test set before the validation set.
-fn choose(names: &BTreeSet<String>, split: Split) -> Option<&String> {
+/// Which of the names of folders holds a split; the test set before the validation set.
+pub fn choose(names: &BTreeSet<String>, split: Split) -> Option<&String> {
     let wanted: &[&str] = match split {
         Split::Train => &["train", "training"],
         Split::Test => &["test", "testing", "val", "valid", "validation"],
@@ -33,13 +35,15 @@ fn choose(names: &BTreeSet<String>, split: Split) -> Option<&String> {
     wanted.iter().find_map(|want| names.iter().find(|name| name.eq_ignore_ascii_case(want)))
 }
 
-fn has_splits(names: &BTreeSet<String>) -> bool {
+/// Whether one of the names of folders is that of a training set.
+pub fn has_splits(names: &BTreeSet<String>) -> bool {
     choose(names, Split::Train).is_some()
 }
 
-fn missing(path: &Path, split: Split, names: &BTreeSet<String>) -> Error {
+/// The error of a split that is not among the names of folders; `what` are the examples, in the plural.
+pub fn missing(path: &Path, split: Split, what: &str, names: &BTreeSet<String>) -> Error {
     let names: Vec<_> = names.iter().take(8).cloned().collect();
-    Error::absent(path, format!("no {split} images: found {} and no other split", names.join(", ")))
+    Error::absent(path, format!("no {split} {what}: found {} and no other split", names.join(", ")))
 }
 
 /// The images of a split of a folder; none when there is no image anywhere.
@@ -53,7 +57,7 @@ pub(crate) fn folder(path: &Path, split: Split) -> Result<Option<Listing>> {
     }
     let mut classes = BTreeSet::new();
     if has_splits(&names) {
-        let chosen = choose(&names, split).ok_or_else(|| missing(path, split, &names))?;
+        let chosen = choose(&names, split).ok_or_else(|| missing(path, split, "images", &names))?;
         if let Some(train) = choose(&names, Split::Train) {
             classes = folders(&root.join(train))?;
         }
@@ -64,7 +68,7 @@ pub(crate) fn folder(path: &Path, split: Split) -> Result<Option<Listing>> {
             format!("no {split} images: expected sub-folders train and test, found no train"),
         ));
     }
-    let paths = walk(&root)?;
+    let paths = walk(&root, is_image)?;
     if paths.is_empty() {
         return Ok(None);
     }
@@ -97,7 +101,7 @@ pub(crate) fn archive(path: &Path, split: Split) -> Result<Option<Listing>> {
     let (mut classes, mut keep) = (BTreeSet::new(), None);
     let names = at(depth);
     if has_splits(&names) {
-        let chosen = choose(&names, split).ok_or_else(|| missing(path, split, &names))?;
+        let chosen = choose(&names, split).ok_or_else(|| missing(path, split, "images", &names))?;
         let train = choose(&names, Split::Train);
         let in_train = all.iter().filter(|parts| parts.get(depth) == train && parts.len() > depth + 2);
         classes = in_train.filter_map(|parts| parts.get(depth + 1).cloned()).collect();
@@ -122,29 +126,32 @@ pub(crate) fn archive(path: &Path, split: Split) -> Result<Option<Listing>> {
     Ok(Some(Listing { files: Files::Tar { path: path.clone(), file, entries }, path, labels, class_names }))
 }
 
-/// Labels by the first folder of each path, when every image is in one and there are at least two.
+/// Labels by the first folder of each path, when every example is in one and there are at least two.
 ///
 /// Classes are numbered by their sorted names, those of the training set first, so that all splits agree.
-fn classify(paths: &[PathBuf], train: &BTreeSet<String>) -> (Option<Vec<i64>>, Vec<String>) {
+pub fn classify(paths: &[PathBuf], train: &BTreeSet<String>) -> (Option<Vec<i64>>, Vec<String>) {
     let class = |path: &PathBuf| -> Option<String> {
         let mut parts = path.components();
         let first = parts.next()?.as_os_str().to_string_lossy().into_owned();
         parts.next().map(|_| first)
     };
-    let of_images: Option<Vec<String>> = paths.iter().map(class).collect();
-    let Some(of_images) = of_images else { return (None, Vec::new()) };
-    let present: BTreeSet<String> = of_images.iter().cloned().collect();
+    let of_examples: Option<Vec<String>> = paths.iter().map(class).collect();
+    let Some(of_examples) = of_examples else { return (None, Vec::new()) };
+    let present: BTreeSet<String> = of_examples.iter().cloned().collect();
     let names: Vec<String> = train.iter().chain(present.difference(train)).cloned().collect();
     if names.len() < 2 {
         return (None, Vec::new());
     }
     let numbers: std::collections::HashMap<&String, i64> = names.iter().zip(0..).collect();
-    let labels = of_images.iter().map(|name| numbers.get(name).copied()).collect();
+    let labels = of_examples.iter().map(|name| numbers.get(name).copied()).collect();
     (labels, names)
 }
 
 /// Names of the folders in a folder, hidden ones aside.
-fn folders(path: &Path) -> Result<BTreeSet<String>> {
+///
+/// # Errors
+/// `Error::Io` when it cannot be read.
+pub fn folders(path: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(path).map_err(Error::io(path, "read"))? {
         let entry = entry.map_err(Error::io(path, "read"))?;
@@ -162,8 +169,11 @@ fn holds_images(path: &Path) -> Result<bool> {
     Ok(entries.any(|entry| entry.is_ok_and(|entry| is_image(Path::new(&entry.file_name())))))
 }
 
-/// All images below a folder, sorted; links are followed, and a link to a folder above is an error.
-fn walk(root: &Path) -> Result<Vec<PathBuf>> {
+/// All files below a folder whose names are wanted, sorted; links are followed, what is hidden is left out.
+///
+/// # Errors
+/// `Error::Io` when something cannot be read, `Error::Data` when a link leads to a folder above it.
+pub fn walk(root: &Path, is_wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let visible =
         |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy());
@@ -177,7 +187,7 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>> {
             }
         })?;
         let name = Path::new(entry.file_name());
-        if entry.file_type().is_file() && is_image(name) {
+        if entry.file_type().is_file() && is_wanted(name) {
             paths.push(entry.into_path());
         }
     }

@@ -13,11 +13,12 @@ mod decode;
 mod encoded;
 mod files;
 mod idx;
-mod layout;
+pub mod layout;
 mod stl10;
 
 pub use array::ImageArray;
 pub use cifar::{read_cifar10, read_cifar100};
+pub use decode::{ENDINGS, decode};
 pub use encoded::EncodedImages;
 pub use idx::read_idx;
 pub use stl10::read_stl10;
