@@ -14,6 +14,7 @@ mod source;
 mod store;
 mod texts;
 pub mod tokenizer;
+pub mod words;
 
 pub use batch::{IGNORED, Sequences, TextBatch, Tokens};
 pub use recipe::Recipe;
