@@ -18,8 +18,19 @@ const DEFAULT_DATA: [(&str, &str); 3] =
 const DEFAULT_EVAL_DATA: [(&str, &str); 1] = [("audio", "timgm6mb-soundfont")];
 
 /// Words after the modality that ask for no training.
-const NO_DATA: [&str; 9] =
-    ["list", "help", "-h", "--help", "--version", "fill-mask", "generate", "embed", "nearest"];
+const NO_DATA: [&str; 11] = [
+    "list",
+    "help",
+    "-h",
+    "--help",
+    "--version",
+    "fill-mask",
+    "generate",
+    "embed",
+    "nearest",
+    "similarity",
+    "analogy",
+];
 
 /// What `cargo xtask run` takes.
 #[derive(Debug, Args)]
@@ -215,7 +226,9 @@ mod tests {
 
     #[test]
     fn a_question_fetches_nothing() -> Result<()> {
-        for question in ["", "list", "simclr --help", "--help"] {
+        for question in
+            ["", "list", "simclr --help", "--help", "similarity runs/a pairs.txt", "analogy runs/a words.txt"]
+        {
             assert_eq!(name_for(question)?, None, "{question}");
         }
         Ok(())

@@ -1,4 +1,7 @@
-//! What is done with a finished run: hidden words filled in, text gone on with, documents embedded and looked for.
+//! What is done with a finished run: hidden words filled in, text gone on with, documents embedded and looked for, words
+//! compared with what people say of them.
+mod words;
+
 use crate::data::TOKENIZER;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -18,13 +21,14 @@ use std::process::ExitCode;
 use tch::{Device, Kind, Tensor};
 
 /// The commands.
-pub(crate) const NAMES: [&str; 4] = ["fill-mask", "generate", "embed", "nearest"];
+pub(crate) const NAMES: [&str; 6] =
+    ["fill-mask", "generate", "embed", "nearest", words::NAMES[0], words::NAMES[1]];
 /// Documents that are embedded at once.
 const BLOCK: usize = 32;
 /// The stream of random numbers of generated text.
 const DRAWN: u64 = 111;
 
-pub(crate) fn all() -> [Command; 4] {
+pub(crate) fn all() -> impl Iterator<Item = Command> {
     let name = |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
     let run = || {
         name("run", "DIR")
@@ -88,11 +92,17 @@ pub(crate) fn all() -> [Command; 4] {
             text("What to look for"),
         ]),
     ]
+    .into_iter()
+    .chain(words::all())
 }
 
 pub(crate) fn run(name: &str, matches: &ArgMatches) -> Result<ExitCode> {
     let dir: &PathBuf = matches.get_one("run").context("--run")?;
-    let Loaded { method, tokenizer } = load(dir)?;
+    let loaded = load(dir)?;
+    if words::NAMES.contains(&name) {
+        return words::run(name, matches, dir, &loaded);
+    }
+    let Loaded { method, tokenizer } = loaded;
     let text = || matches.get_one::<String>("text").map(String::as_str).unwrap_or_default();
     let count = || matches.get_one::<usize>("count").copied().unwrap_or(5);
     match name {
