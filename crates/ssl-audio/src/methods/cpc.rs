@@ -53,7 +53,7 @@ pub enum Negatives {
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Steps ahead that are predicted, of 10 ms each with the paper's front end.
-    pub steps: i64,
+    pub ahead: i64,
     /// Negatives for each place, drawn with replacement; the paper does not say how many, the code has 128.
     pub negatives: i64,
     /// Where they come from.
@@ -71,7 +71,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            steps: 12,
+            ahead: 12,
             negatives: 128,
             origin: Negatives::Batch,
             predictor: Predictor::Linear,
@@ -138,13 +138,13 @@ impl Definition for Cpc {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        at_least_one([("steps", config.steps), ("negatives", config.negatives)])?;
+        at_least_one([("ahead", config.ahead), ("negatives", config.negatives)])?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
         encoder.check_attend(Attend::Past)?;
         let (place, widths) = (vars.root() / "wPrediction" / "predictors", (encoder.dim(), encoder.local_dim()));
-        let guesses = (0..config.steps).map(|step| Guess::new(&(&place / step), widths, &config));
+        let guesses = (0..config.ahead).map(|step| Guess::new(&(&place / step), widths, &config));
         Ok(Cpc { guesses: guesses.collect::<Result<_>>()?, vars, encoder, config })
     }
 }
@@ -155,9 +155,9 @@ impl Cpc {
         let [waves] = views(batch, Self::INFO.name)?;
         let local = self.encoder.local(waves, mode)?;
         let (rows, frames, channels) = dims3(&local, "front end", "[B, N, C]")?;
-        let window = frames - self.config.steps;
+        let window = frames - self.config.ahead;
         if window < 1 {
-            let expected = format!("[B, T] with T long enough for more than {} vectors", self.config.steps);
+            let expected = format!("[B, T] with T long enough for more than {} vectors", self.config.ahead);
             return Err(Error::Shape { what: "waves".into(), expected, got: waves.size() });
         }
         let context = self.encoder.context(&local, Attend::Past, mode)?.f_narrow(1, 0, window)?;
@@ -290,7 +290,7 @@ mod tests {
     use ssl_core::check_method;
 
     fn small() -> Config {
-        Config { steps: 3, negatives: 7, predictor_heads: 2, predictor_dropout: 0., ..Config::default() }
+        Config { ahead: 3, negatives: 7, predictor_heads: 2, predictor_dropout: 0., ..Config::default() }
     }
 
     fn build(config: Config) -> Result<Cpc> {
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn what_cannot_be_predicted_or_told_apart_is_named() {
         let message = |config: Config| build(config).unwrap_err().to_string();
-        assert_eq!(message(Config { steps: 0, ..small() }), "steps: expected at least 1, got 0");
+        assert_eq!(message(Config { ahead: 0, ..small() }), "ahead: expected at least 1, got 0");
         assert_eq!(message(Config { negatives: 0, ..small() }), "negatives: expected at least 1, got 0");
         let message = Cpc::new(small(), &encoders("mel_conv_d8")).unwrap_err().to_string();
         assert!(message.ends_with("got convolutions"), "{message}");

@@ -154,7 +154,7 @@ mod tests {
 
     fn small(weighting: Weighting) -> Config {
         let settings = [
-            ("cpc".to_string(), json!({"steps": 2, "negatives": 5})),
+            ("cpc".to_string(), json!({"ahead": 2, "negatives": 5})),
             ("cola".to_string(), json!({"projection_dim": 8})),
         ];
         Config { weighting, settings: settings.into(), ..Config::default() }
