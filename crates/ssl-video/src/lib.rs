@@ -1,6 +1,7 @@
 //! Self-supervised learning on video: readers, augmentations, 3-D backbones, methods.
 
 pub mod augment;
+pub mod backbones;
 mod clean;
 mod clip;
 mod place;
