@@ -13,7 +13,7 @@ use std::path::Path;
 use tch::Tensor;
 
 /// Questions that are answered at once.
-const BLOCK: usize = 128;
+const BLOCK: usize = 32;
 /// What keeps 3CosMul from dividing by zero, as in the paper.
 const EPSILON: f64 = 0.001;
 /// Words of a question.
@@ -183,17 +183,18 @@ pub fn answers(vectors: &Tensor, questions: &[[i64; 3]]) -> Result<Answers> {
         let cosines = vectors.f_index_select(0, &rows)?.f_matmul(&across)?;
         let cosines = cosines.f_view([block.len() as i64, 3, -1])?; // [Q, 3, N].
         let inputs = rows.f_view([block.len() as i64, 3])?;
-        let best = |scores: Tensor| -> Result<Vec<i64>> {
-            let scores = scores.f_scatter_value(1, &inputs, f64::NEG_INFINITY)?;
+        let best = |mut scores: Tensor| -> Result<Vec<i64>> {
+            scores = scores.f_scatter_value_(1, &inputs, f64::NEG_INFINITY)?;
             Ok(Vec::<i64>::try_from(scores.f_argmax(1, false)?)?)
         };
         let [a, b, c] = [0, 1, 2].map(|place| cosines.f_select(1, place));
-        let (a, b, c) = (a?, b?, c?);
-        found.cos_add.extend(best(b.f_sub(&a)?.f_add(&c)?)?);
-        // The product is of cosines from 0 to 1.
-        let positive = |x: &Tensor| x.f_add_scalar(1.)?.f_mul_scalar(0.5);
-        let product = positive(&b)?.f_mul(&positive(&c)?)?;
-        found.cos_mul.extend(best(product.f_div(&positive(&a)?.f_add_scalar(EPSILON)?)?)?);
+        let (mut a, mut b, mut c) = (a?, b?, c?); // [Q, N] each.
+        found.cos_add.extend(best(b.f_sub(&a)?.f_add_(&c)?)?);
+        // 3CosMul is of (cosine + 1) / 2; the factor of 2 that all candidates share is left out.
+        a = a.f_add_scalar_(1. + 2. * EPSILON)?;
+        b = b.f_add_scalar_(1.)?;
+        c = c.f_add_scalar_(1.)?;
+        found.cos_mul.extend(best(b.f_mul_(&c)?.f_div_(&a)?)?);
     }
     Ok(found)
 }

@@ -72,7 +72,7 @@ fn of_file(file: &Path, sections: &[Section], analogies: &Analogies<'_>) -> Resu
     let mut rows = Vec::new();
     for section in sections {
         let tally = analogies.answer(section)?;
-        rows.push(json!({"name": section.name, "tally": row(&section.name, tally)}));
+        rows.push(row(&section.name, tally));
         tallies.push((section.is_syntactic(), tally));
     }
     let of = |syntactic| tallies.iter().filter(move |(of, _)| *of == syntactic).map(|(_, tally)| *tally);
@@ -90,7 +90,7 @@ fn row(name: &str, tally: Tally) -> Value {
     let [add, mul] = tally.accuracies().map_or([None; 2], |both| both.map(Some));
     let Tally { questions, covered, .. } = tally;
     eprintln!("{:>9} {:>9} {questions:>10} {covered:>9}  {name}", shown(add), shown(mul));
-    json!({"questions": questions, "covered": covered, "cos_add": add, "cos_mul": mul})
+    json!({"name": name, "questions": questions, "covered": covered, "cos_add": add, "cos_mul": mul})
 }
 
 fn shown(number: Option<f64>) -> String {
