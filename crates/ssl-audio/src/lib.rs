@@ -1,5 +1,6 @@
 //! Self-supervised learning on sound: readers, front ends, augmentations, encoders, methods.
 
+pub mod abx;
 pub mod augment;
 mod clean;
 mod clip;
@@ -7,6 +8,7 @@ pub mod frontend;
 pub mod level;
 pub mod methods;
 pub mod models;
+pub mod notes;
 mod random;
 pub mod readers;
 mod recipe;
