@@ -9,7 +9,7 @@ use crate::form::{AudioForm, Format, ImageShape, Modality, TextForm};
 use crate::path::relative_path;
 
 /// The catalog files that are part of this crate.
-const BUILTIN: [(&str, &str); 37] = [
+const BUILTIN: [(&str, &str); 40] = [
     ("fashion-mnist.json", include_str!("../catalog/fashion-mnist.json")),
     ("cifar10.json", include_str!("../catalog/cifar10.json")),
     ("cifar100.json", include_str!("../catalog/cifar100.json")),
@@ -47,6 +47,9 @@ const BUILTIN: [(&str, &str); 37] = [
     ("esc50.json", include_str!("../catalog/esc50.json")),
     ("timgm6mb-soundfont.json", include_str!("../catalog/timgm6mb-soundfont.json")),
     ("fluid-soundfont-gm.json", include_str!("../catalog/fluid-soundfont-gm.json")),
+    ("camera-clips.json", include_str!("../catalog/camera-clips.json")),
+    ("moving-mnist.json", include_str!("../catalog/moving-mnist.json")),
+    ("ucf101.json", include_str!("../catalog/ucf101.json")),
 ];
 
 /// Data sets by name.

@@ -70,6 +70,12 @@ pub enum Format {
     Esc50,
     /// A sound font: sampled instruments, from which notes are rendered.
     SoundFont,
+    /// Videos, a file each, in a folder.
+    VideoFolder,
+    /// One array of NumPy: time, video, row, column.
+    MovingMnist,
+    /// UCF101: videos in folders that are classes, and lists that say which are for the test.
+    Ucf101,
 }
 
 impl fmt::Display for Format {
@@ -91,6 +97,9 @@ impl fmt::Display for Format {
             Self::LibriSpeech => "libri-speech",
             Self::Esc50 => "esc50",
             Self::SoundFont => "sound-font",
+            Self::VideoFolder => "video-folder",
+            Self::MovingMnist => "moving-mnist",
+            Self::Ucf101 => "ucf101",
         })
     }
 }
