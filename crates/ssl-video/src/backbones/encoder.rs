@@ -189,6 +189,21 @@ impl EncoderConfig {
         }
     }
 
+    /// Refuses a network to which all orders of frames are alike, for `method`, to which they are not.
+    ///
+    /// # Errors
+    /// `Error::Config` then.
+    pub fn check_order(&self, method: &str) -> Result<()> {
+        match self {
+            EncoderConfig::Late(LateConfig { fusion: Fusion::Mean, .. }) => {
+                let needs =
+                    "a network that knows the order of frames, such as r3d18 or one with fusion concat";
+                Err(Encoder::other(method, needs))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where a variable of the encoder lies, by its name without what is before it in a store: fine-tuning changes the
     /// first layers least.
     pub fn layer_of(&self, name: &str) -> Layer {

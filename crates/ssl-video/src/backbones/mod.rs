@@ -28,10 +28,11 @@ pub use encoder::{Encoder, EncoderConfig};
 pub use encoders::Encoders;
 pub use late::{Fusion, Late, LateArch, LateConfig};
 pub use predictive::{Predictive, PredictiveArch, PredictiveConfig};
-pub(crate) use recurrent::{ConvGru, orthogonal};
+use recurrent::ConvGru;
 pub use recurrent::{Recurrent, RecurrentArch, RecurrentConfig};
 pub use resnet3d::{ResNet3d, ResNet3dConfig};
 pub use vit::{VideoVit, VideoVitArch, VideoVitConfig};
+pub(crate) use vit::{chosen, sinusoid_positions, video_block};
 
 use ssl_core::{Error, Mode, Result};
 use std::fmt::Debug;
