@@ -91,7 +91,8 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for OnlineKnn<I> {
     }
 }
 
-/// Looks whether the representation still tells examples apart, and warns or stops when it does not.
+/// Looks whether the representation still tells examples apart, and whether the method's [`vital`](Method::vital)
+/// metrics are sound, and warns or stops when one is not.
 #[derive(Debug)]
 pub struct CollapseWatch<I> {
     /// Clean inputs that are embedded.
@@ -123,7 +124,14 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
         let health = Health::of(&embed(now, &self.inputs)?)?;
         recorder.record(step, "feature_deviation", health.deviation)?;
         recorder.record(step, "rankme", health.rankme)?;
-        if let Some(message) = self.alarm.check(&health) {
+        let mut found = self.alarm.check(&health);
+        for (name, number) in now.method.vital() {
+            if let Some((_, value)) = now.output.metrics.iter().find(|(metric, _)| *metric == name) {
+                let value = f64::try_from(value)?;
+                found = found.or_else(|| self.alarm.check_in_use(&name, value, number));
+            }
+        }
+        if let Some(message) = found {
             if self.on_collapse == OnCollapse::Stop {
                 return Err(Error::Collapsed { step, message });
             }
@@ -270,6 +278,53 @@ mod tests {
         after(&line, 1., |now, optimizer| dir.save_best(now.method, optimizer, &better)).unwrap();
         look(&labels);
         assert_eq!(dir.best_score().unwrap(), Some(1.5));
+    }
+
+    /// A line that reports a perplexity.
+    #[derive(Debug)]
+    struct Books(Line, Vec<(String, f64)>);
+
+    impl Method for Books {
+        type Batch = Tensor;
+        type Input = Tensor;
+
+        fn step(&mut self, batch: &Tensor, at: Step) -> Result<Output> {
+            self.0.step(batch, at)
+        }
+        fn encode(&self, input: &Tensor, mode: crate::Mode) -> Result<Tensor> {
+            self.0.encode(input, mode)
+        }
+        fn vital(&self) -> Vec<(String, f64)> {
+            self.1.clone()
+        }
+        fn stores(&self) -> Vec<(String, &tch::nn::VarStore)> {
+            self.0.stores()
+        }
+    }
+
+    #[test]
+    fn a_code_book_of_one_code_in_use_is_a_collapse() {
+        let mut books = Books(Line::new(1.).unwrap(), vec![("code_perplexity".to_string(), 320.)]);
+        let look = |books: &Books, perplexity: f64| {
+            let (alarm, on_collapse) = (CollapseAlarm::default(), OnCollapse::Stop);
+            let mut watch = CollapseWatch { inputs: points(40), alarm, every: 5, on_collapse };
+            let optimizer = OptimizerConfig::sgd(0.).build(named_tensors(books)).unwrap();
+            let output = Output::new(Tensor::from(1.)).with("code_perplexity", &Tensor::from(perplexity));
+            let now = Moment {
+                at: Step { index: 4, total: 10 },
+                method: books,
+                optimizer: optimizer.as_ref(),
+                output: &output.unwrap(),
+                precision: Precision::Fp32,
+                device: Device::Cpu,
+            };
+            watch.after_step(&now, &mut Vec::<(u64, String, f64)>::new())
+        };
+        assert!(look(&books, 200.).is_ok());
+        let message = look(&books, 1.).unwrap_err().to_string();
+        assert!(message.contains("code_perplexity 1.00 of 320 is under 3.2"), "{message}");
+        books.1.clear();
+        assert!(look(&books, 1.).is_ok(), "only what a method names is looked at");
     }
 
     #[test]

@@ -72,6 +72,12 @@ pub trait Method: Debug {
         Ok(Vec::new())
     }
 
+    /// The metrics of [`Method::step`] that say how many of several things are in use, such as the perplexity of a code
+    /// book, by name, and how many there are: the collapse alarm listens to them.
+    fn vital(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
     /// What the method makes of a batch, to look at: batches in the form of the input by name, such as what it hides
     /// and what it restores. Without gradients.
     fn look(&self, _batch: &Self::Batch) -> Result<Vec<(String, Self::Input)>> {
@@ -108,6 +114,9 @@ impl<M: Method + ?Sized> Method for Box<M> {
     }
     fn validate(&self, batch: &Self::Batch) -> Result<Metrics> {
         (**self).validate(batch)
+    }
+    fn vital(&self) -> Vec<(String, f64)> {
+        (**self).vital()
     }
     fn look(&self, batch: &Self::Batch) -> Result<Vec<(String, Self::Input)>> {
         (**self).look(batch)

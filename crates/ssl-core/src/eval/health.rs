@@ -178,6 +178,13 @@ impl CollapseAlarm {
         (rankme.is_nan() || rankme < self.min_rankme)
             .then(|| format!("RankMe {rankme:.2} is under {}", self.min_rankme))
     }
+
+    /// Whether fewer of `number` things are in use than a hundredth of them, or than the least RankMe, of which the same
+    /// is true: both are exponentials of an entropy. A measure that is not a number is under the floor.
+    pub fn check_in_use(&self, name: &str, value: f64, number: f64) -> Option<String> {
+        let floor = self.min_rankme.max(number / 100.);
+        (value.is_nan() || value < floor).then(|| format!("{name} {value:.2} of {number} is under {floor}"))
+    }
 }
 
 #[cfg(test)]
@@ -242,6 +249,16 @@ mod tests {
         assert!(alarm.check(&Health::of(&line).unwrap()).unwrap().starts_with("RankMe 1.0"));
         let health = Health { deviation: f64::NAN, rankme: f64::NAN };
         assert!(alarm.check(&health).is_some());
+    }
+
+    #[test]
+    fn few_codes_in_use_are_a_collapse_however_many_there_are() {
+        let alarm = CollapseAlarm::default();
+        let check = |value, number| alarm.check_in_use("code_perplexity", value, number);
+        assert_eq!((check(1.5, 2.), check(3.2, 320.)), (None, None));
+        assert_eq!(check(1.4, 2.).unwrap(), "code_perplexity 1.40 of 2 is under 1.5");
+        assert_eq!(check(3.1, 320.).unwrap(), "code_perplexity 3.10 of 320 is under 3.2");
+        assert!(check(f64::NAN, 320.).is_some());
     }
 
     #[test]
