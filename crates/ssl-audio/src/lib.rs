@@ -5,6 +5,7 @@ pub mod augment;
 mod clean;
 mod clip;
 pub mod frontend;
+pub mod interop;
 pub mod level;
 pub mod methods;
 pub mod models;

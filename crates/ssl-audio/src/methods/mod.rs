@@ -11,6 +11,7 @@ use serde_json::Value;
 pub use ssl_core::registry::Info;
 use ssl_core::registry::{Registered, configured, find_in};
 use ssl_core::{Error, Method, Result, Views};
+use std::collections::BTreeMap;
 use tch::Tensor;
 
 /// A method on waves: it says which windows it trains on.
@@ -31,6 +32,24 @@ pub trait AudioMethod: Method<Batch = Views, Input = Tensor> {
     /// # Errors
     /// As its encoder's.
     fn frames(&self, waves: &Tensor) -> Result<Tensor>;
+
+    /// The model as transformers has it, if it has one.
+    fn export(&self) -> Option<Export> {
+        None
+    }
+}
+
+/// A method's model in the layout of transformers.
+#[derive(Debug)]
+pub struct Export {
+    /// The class that loads it there.
+    pub class: &'static str,
+    /// What its `config.json` calls it.
+    pub model_type: &'static str,
+    /// Its tensors by their names there.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// What its `config.json` holds beside the shape of the encoder.
+    pub config: Value,
 }
 
 /// What a method's file defines beside the method.
@@ -78,6 +97,7 @@ methods! {
     cpc::Cpc,
     masked_spectrogram::MaskedSpectrogram,
     multi::Multi,
+    wav2vec2::Wav2Vec2,
 }
 
 /// The method of that name.

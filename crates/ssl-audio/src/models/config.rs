@@ -1,4 +1,5 @@
 //! The shapes of encoders.
+use super::Wav2Vec2Config;
 use crate::frontend::{CpcNorm, MelConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -193,6 +194,9 @@ pub struct EncoderConfig {
     /// What follows the convolutions of contrastive predictive coding.
     #[serde(default)]
     pub cpc_norm: CpcNorm,
+    /// The rest of a network of wav2vec 2.0.
+    #[serde(default)]
+    pub wav2vec2: Wav2Vec2Config,
     /// Whether the layers of a recurrent network but the first add what they read to what they say.
     #[serde(default)]
     pub residual: bool,
@@ -223,6 +227,7 @@ impl EncoderConfig {
             mel_scale: speech(),
             stack: one(),
             cpc_norm: CpcNorm::default(),
+            wav2vec2: Wav2Vec2Config::default(),
             residual: false,
             dropout: 0.,
             attention_dropout: 0.,
@@ -255,7 +260,7 @@ impl EncoderConfig {
         let of = self.arch.layers as usize + 1;
         let parts: Vec<&str> = name.split('.').collect();
         let block = parts.windows(2).find_map(|pair| match pair {
-            ["blocks", index] => index.parse::<usize>().ok(),
+            ["blocks" | "layers", index] => index.parse::<usize>().ok(),
             // Convolution, norm, ReLU and pooling are a layer; the first is counted as front end.
             ["features", index] => (index.parse::<usize>().ok()? / 4).checked_sub(1),
             _ => None,
@@ -318,6 +323,9 @@ mod tests {
         let conv = ["features.1.bias", "features.4.weight", "features.8.weight", "fc.3.weight"];
         assert_eq!(conv.map(|name| depth("mel_conv_d8", name)), [0, 1, 2, 3]);
         assert_eq!(depth("mel_d8_l3_h2", "feature_projection.projection.weight"), 0);
+        let names =
+            ["masked_spec_embed", "encoder.layers.1.attention.q_proj.bias", "encoder.layer_norm.bias"];
+        assert_eq!(names.map(|name| depth("wav2vec2_c8_d16_l3_h2", name)), [0, 2, 0]);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! recurrent units): <https://arxiv.org/abs/1406.1078>; Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>. Recurrent
 //! networks have the names of CPC_audio, transformers those of timm; the latter normalize first, and know the places of
 //! their positions by turning queries and keys (Su et al., 2021: <https://arxiv.org/abs/2104.09864>), so that clips may
-//! have any length.
+//! have any length. On the front end of wav2vec 2.0 the Transformer is its own.
 use super::conv::Conv;
-use super::{Attend, EncoderConfig, Family};
+use super::wav2vec2::Wav2Vec2;
+use super::{Attend, EncoderConfig, Family, Front};
 use ssl_core::nn::{
     AttentionMask, Block, BlockConfig, Dropout, LayerNorm, Linear, Module, TIMM, uniform_fan_in,
 };
@@ -22,6 +23,7 @@ const BASE: f64 = 10_000.;
 pub(super) enum Context {
     Recurrent(Recurrent),
     Transformer(Transformer),
+    Wav2Vec2(Wav2Vec2),
     Conv(Conv),
 }
 
@@ -29,6 +31,9 @@ impl Context {
     /// Makes the variables under `p` for vectors of width `input`.
     pub(super) fn new(p: &Path, config: &EncoderConfig, input: i64) -> Result<Self> {
         match config.arch.family {
+            Family::Transformer(heads) if matches!(config.arch.front, Front::Wav2Vec2(_)) => {
+                Ok(Context::Wav2Vec2(Wav2Vec2::new(p, config, input, heads)?))
+            }
             Family::Transformer(heads) => {
                 Ok(Context::Transformer(Transformer::new(p, config, input, heads)?))
             }
@@ -46,6 +51,7 @@ impl Context {
         self.check(attend)?;
         match self {
             Context::Transformer(net) => net.forward(x, attend, mode),
+            Context::Wav2Vec2(net) => net.forward(x, None, mode),
             Context::Recurrent(net) => net.forward(x, mode),
             Context::Conv(net) => net.forward(x, mode),
         }
@@ -56,9 +62,13 @@ impl Context {
         let message = match (self, attend) {
             (Context::Transformer(_), _)
             | (Context::Recurrent(_), Attend::Past)
-            | (Context::Conv(_), Attend::All) => return Ok(()),
+            | (Context::Wav2Vec2(_) | Context::Conv(_), Attend::All) => return Ok(()),
             (Context::Recurrent(_), Attend::All) => {
                 "expected a network whose positions look at all others, such as mel_d192_l4_h4, got a recurrent one"
+            }
+            (Context::Wav2Vec2(_), Attend::Past) => {
+                "expected a network whose positions look back only, such as cpc_c256_gru, got one whose places \
+                 come from a convolution to both sides"
             }
             (Context::Conv(_), Attend::Past) => {
                 "expected a network whose positions look back only, such as mel_gru_d512_l3, got convolutions"
@@ -67,11 +77,23 @@ impl Context {
         Err(Error::config("encoder", message))
     }
 
+    /// The Transformer of wav2vec 2.0, for `user`, who needs one.
+    pub(super) fn wav2vec2(&self, user: &str) -> Result<&Wav2Vec2> {
+        match self {
+            Context::Wav2Vec2(net) => Ok(net),
+            _ => {
+                let message =
+                    format!("{user} masks inside a network such as wav2vec2_c512_d768_l12_h12, got another");
+                Err(Error::config("encoder", message))
+            }
+        }
+    }
+
     /// Whether a position can look at later ones.
     pub(super) fn widest(&self) -> Attend {
         match self {
             Context::Recurrent(_) => Attend::Past,
-            Context::Transformer(_) | Context::Conv(_) => Attend::All,
+            Context::Transformer(_) | Context::Wav2Vec2(_) | Context::Conv(_) => Attend::All,
         }
     }
 }

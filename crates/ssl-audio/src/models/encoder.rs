@@ -40,8 +40,12 @@ impl Encoder {
             }
             Front::Wav2Vec2(channels) => {
                 let layers = FeatureExtractorConfig::default();
-                let shape =
-                    FeatureExtractorConfig { conv_dim: vec![channels; layers.conv_dim.len()], ..layers };
+                let shape = FeatureExtractorConfig {
+                    conv_dim: vec![channels; layers.conv_dim.len()],
+                    conv_bias: config.wav2vec2.conv_bias,
+                    feat_extract_norm: config.wav2vec2.feat_extract_norm,
+                    ..layers
+                };
                 let extractor = FeatureExtractor::new(&(p / "feature_extractor"), &shape)?;
                 let norm = LayerNorm::new(&(p / "feature_projection" / "layer_norm"), channels, 1e-5)?;
                 (Ears::Wav2Vec2(extractor, norm), channels)
@@ -144,6 +148,58 @@ impl Encoder {
         self.context.forward(local, attend, mode)
     }
 
+    /// What the feature extractor of wav2vec 2.0 makes of waves for `user`, who needs one, and that after its norm, which
+    /// is [`Encoder::local`]; gradients that go into the extractor are multiplied by `gradient`.
+    ///
+    /// # Shapes
+    /// `waves`: `[B, T]`; returns `[B, N, C]` twice.
+    ///
+    /// # Errors
+    /// `Error::Config` when the front end is another; `Error::Shape` when the waves are too short.
+    pub fn extracted(&self, waves: &Tensor, gradient: f64, user: &str, mode: Mode) -> Result<[Tensor; 2]> {
+        let Ears::Wav2Vec2(net, norm) = &self.ears else {
+            let message = format!("{user} takes the feature extractor of wav2vec 2.0, got {}", self.arch);
+            return Err(Error::config("encoder", message));
+        };
+        let features = net.forward(waves, mode)?.f_transpose(1, 2)?;
+        let held = features.f_detach()?;
+        let features = held.f_add(&features.f_sub(&held)?.f_mul_scalar(gradient)?)?;
+        let normalized = norm.forward(&features, mode)?;
+        Ok([features, normalized])
+    }
+
+    /// [`Encoder::context`] for `user`, who hides what is heard where `mask` is true; only a Transformer of wav2vec 2.0
+    /// can.
+    ///
+    /// # Shapes
+    /// `local`: `[B, N, C]`; `mask`: bool `[B, N]`; returns `[B, N, D]`.
+    ///
+    /// # Errors
+    /// `Error::Config` when the network is another.
+    pub fn masked(&self, local: &Tensor, mask: &Tensor, user: &str, mode: Mode) -> Result<Tensor> {
+        self.context.wav2vec2(user)?.forward(local, Some(mask), mode)
+    }
+
+    /// What the first layers of a Transformer of wav2vec 2.0 make of waves for `user`, as many as said.
+    ///
+    /// # Shapes
+    /// `waves`: `[B, T]`; returns `[B, N, D]`, without gradients.
+    ///
+    /// # Errors
+    /// `Error::Config` when the network is another; as [`Encoder::local`].
+    pub fn hidden(&self, waves: &Tensor, layers: usize, user: &str) -> Result<Tensor> {
+        let net = self.context.wav2vec2(user)?;
+        no_grad(|| net.hidden(&self.local(waves, Mode::Eval)?, None, layers, Mode::Eval))
+    }
+
+    /// Refuses a network that cannot hide what is heard for `user`, who needs that.
+    ///
+    /// # Errors
+    /// `Error::Config` then.
+    pub fn check_masked(&self, user: &str) -> Result<()> {
+        self.context.wav2vec2(user).map(drop)
+    }
+
     /// A vector for each position.
     ///
     /// # Shapes
@@ -242,7 +298,8 @@ mod tests {
             ("cpc_c8_gru", 20),
             ("cpc_c8_lstm_d4_l2", 20),
             ("cpc_c8_d12_l2_h2", 20),
-            ("wav2vec2_c8_d12_l1_h2", 9),
+            ("wav2vec2_c8_d16_l1_h2", 9),
+            ("wav2vec2_c8_gru", 9),
             ("mel_gru_d6_l2", 10),
             ("mel_d12_l1_h2", 10),
             ("mel_conv_d12", 1),

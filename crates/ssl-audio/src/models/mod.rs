@@ -16,10 +16,18 @@ mod context;
 mod conv;
 mod encoder;
 mod encoders;
+mod places;
+mod quantizer;
+mod spans;
+mod wav2vec2;
 
 pub use config::{Arch, EncoderConfig, Family, Front, Pooling};
 pub use encoder::Encoder;
 pub use encoders::Encoders;
+pub(crate) use places::Places;
+pub use quantizer::{Quantized, Quantizer, QuantizerConfig, perplexity};
+pub use spans::SpanMask;
+pub use wav2vec2::Wav2Vec2Config;
 
 /// Where a position may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
