@@ -347,28 +347,27 @@ fn a_truncated_sound_font_is_an_error_wherever_it_ends() {
 }
 
 /// Values that make numbers of one, two and four bytes large, negative, or point elsewhere.
-const DAMAGE: [&[u8]; 13] = [
+const DAMAGE: [&[u8]; 10] = [
     &[0],
-    &[1],
     &[0x7F],
-    &[0x80],
     &[0xFF],
+    &[1, 0],
     &[0xFF, 0xFF],
     &[0xFF, 0x7F],
     &[0, 0x80],
-    &[0xFF, 0xFF, 0xFF, 0xFF],
-    &[0xFF, 0xFF, 0xFF, 0x7F],
-    &[0, 0, 0, 0x80],
     &[0, 0, 0, 0x40],
-    &[0, 0, 0, 0],
+    &[0, 0, 0, 0x80],
+    &[0xFF, 0xFF, 0xFF, 0x7F],
 ];
 
 #[test]
 fn a_corrupt_sound_font_is_an_error_or_other_sound_but_no_panic() {
     let (bytes, options) = smallest();
+    let samples = bytes.windows(4).position(|name| name == b"smpl").unwrap();
+    let articulation = bytes.windows(4).position(|name| name == b"pdta").unwrap();
     let (place, mut refused) = (Place::new(), 0);
-    for at in 0..bytes.len() {
-        for damage in DAMAGE {
+    for at in (0..samples + 8).chain(articulation..bytes.len()) {
+        for damage in DAMAGE.iter().filter(|damage| at % 2 == 0 || damage.len() == 1) {
             let mut bytes = bytes.clone();
             let end = bytes.len().min(at + damage.len());
             bytes[at..end].copy_from_slice(&damage[..end - at]);

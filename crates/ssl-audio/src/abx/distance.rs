@@ -9,6 +9,8 @@ use tch::{Device, Kind, Tensor};
 const LANES: usize = 8;
 /// Frames that are compared with one frame at once.
 const TOGETHER: usize = 4;
+/// Frames that are compared with those four before the next four are read: so many stay in the nearest cache.
+const STRIP: usize = 16;
 
 type Lanes = [f32; LANES];
 
@@ -23,7 +25,7 @@ pub(super) struct Frames {
 /// What the comparison of two items needs to remember, kept from one to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
-    frame: Vec<Lanes>,
+    strip: Vec<Lanes>,
     distances: Vec<f32>,
     paths: Vec<Path>,
 }
@@ -74,10 +76,9 @@ impl Frames {
         Ok(Frames { count, width: lanes, packed })
     }
 
-    fn copy_frame(&self, frame: usize, out: &mut Vec<Lanes>) {
+    fn append_frame(&self, frame: usize, out: &mut Vec<Lanes>) {
         let start = frame / TOGETHER * self.width;
         let together = self.packed.get(start..start + self.width).unwrap_or_default();
-        out.clear();
         out.extend(together.iter().filter_map(|slot| slot.get(frame % TOGETHER)));
     }
 }
@@ -114,24 +115,31 @@ fn warp(
     term: impl Fn(f32, f32) -> f32 + Copy,
     finish: impl Fn(f32) -> f32,
 ) -> f32 {
-    let Scratch { frame, distances, paths } = scratch;
+    let Scratch { strip, distances, paths } = scratch;
     paths.clear();
     paths.resize(y.count, NONE);
     let mut corner = Path { cost: 0.0, length: 0 };
-    for at in 0..x.count {
-        x.copy_frame(at, frame);
-        distances.clear();
-        for together in y.packed.chunks_exact(y.width) {
-            distances.extend(sums(frame, together, term));
+    let padded = y.count.next_multiple_of(TOGETHER);
+    for start in (0..x.count).step_by(STRIP) {
+        strip.clear();
+        (start..x.count.min(start + STRIP)).for_each(|at| x.append_frame(at, strip));
+        distances.resize(strip.len() / x.width * padded, 0.0);
+        for (at, together) in y.packed.chunks_exact(y.width).enumerate() {
+            for (frame, row) in strip.chunks_exact(x.width).zip(distances.chunks_exact_mut(padded)) {
+                let slots = row.iter_mut().skip(at * TOGETHER);
+                slots.zip(sums(frame, together, term)).for_each(|(slot, sum)| *slot = sum);
+            }
         }
-        let (mut diagonal, mut left) = (corner, NONE);
-        for (path, sum) in paths.iter_mut().zip(distances.iter()) {
-            let before = predecessor(diagonal, left, *path);
-            diagonal = *path;
-            left = Path { cost: before.cost + f64::from(finish(*sum)), length: before.length + 1 };
-            *path = left;
+        for row in distances.chunks_exact(padded) {
+            let (mut diagonal, mut left) = (corner, NONE);
+            for (path, sum) in paths.iter_mut().zip(row) {
+                let before = predecessor(diagonal, left, *path);
+                diagonal = *path;
+                left = Path { cost: before.cost + f64::from(finish(*sum)), length: before.length + 1 };
+                *path = left;
+            }
+            corner = NONE;
         }
-        corner = NONE;
     }
     paths.last().map_or(0.0, |path| (path.cost / f64::from(path.length)) as f32)
 }
