@@ -138,6 +138,12 @@ impl ClipSource {
         (self.examples.len() / self.batch_size) as u64
     }
 
+    /// The videos that are shorter than the longest window, and therefore begin anew within it.
+    pub fn short(&self) -> Vec<usize> {
+        let longest = self.views.iter().map(|(view, _)| view.window()).max().unwrap_or(1);
+        (0..self.dataset.len()).filter(|&video| self.dataset.frames(video) < longest).collect()
+    }
+
     /// The videos of a batch.
     ///
     /// # Errors
@@ -362,6 +368,7 @@ mod tests {
             }
         }
         assert!(starts.into_iter().eq(0..=35), "each place is reached");
+        assert_eq!(source.short(), [1]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Videos that are made and decoded by the real programs, where they are there.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 mod support;
 
 use ssl_video::readers::{Options, Split, info, open};

@@ -1,4 +1,5 @@
 //! Folders of videos of each kind, sound and not, without the programs that decode them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 mod support;
 
 use ssl_video::readers::{Fit, Options, Shorter, Split, info, open};
@@ -131,7 +132,7 @@ fn without_the_programs_what_needs_them_says_how_to_get_them() {
     write(&data.path().join("a.mp4"), "a video");
     let found = message(data.path(), Split::Train, &without_programs());
     assert!(
-        found.starts_with("ffmpeg: cannot start the program /no/such/ffprobe, which decodes videos: "),
+        found.starts_with("ffmpeg: cannot start the program /no/such/ffmpeg, which decodes videos: "),
         "{found}"
     );
     assert!(found.contains("apt install ffmpeg"), "{found}");

@@ -1,17 +1,19 @@
 //! Videos that the program `ffmpeg` decodes: what they hold, and raw frames through a pipe.
-use super::{Fit, RATES, SIDES};
+use super::avi::{self, Avi};
+use super::process::{Fault, LONGEST_TALK, first_line, run};
+use super::{Fit, Options, RATES, SIDES};
 use serde::Deserialize;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
-/// What a program says of errors is read up to so many bytes; the rest is thrown away.
-const LONGEST_TALK: u64 = 1 << 16;
-/// Seconds before a window that are decoded too: after a jump the first frames may be missing, where they are predicted
-/// from others on both sides, and the frame that is seen at the window's begin may have come long before.
+/// Seconds before a window that are decoded too where frames are chosen by their times: the frame that is seen at the
+/// window's begin may have come long before.
 const RUN_UP: f64 = 2.0;
+/// Frames before a window that are decoded too where they are not: after a jump the first ones may be missing, as they
+/// are predicted from others on both sides. No codec goes further.
+const REORDERED: f64 = 16.0;
 /// Formats that store no time at which a frame is seen; where a jump led to is not known.
 const TIMELESS: [&str; 4] = ["avi", "h264", "hevc", "m4v"];
 /// Frames, at least, and the part of all, that may be missing at the end of a video: headers are often a little off.
@@ -22,26 +24,11 @@ pub(crate) const fn most() -> usize {
     1 << 30
 }
 
-/// What went wrong with a video.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Fault {
-    /// The program cannot be started, whatever the video.
-    Program(String),
-    /// This video cannot be read.
-    Video(String),
-}
-
-impl From<String> for Fault {
-    fn from(message: String) -> Self {
-        Fault::Video(message)
-    }
-}
-
 /// The two programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
-    pub(crate) ffmpeg: PathBuf,
-    pub(crate) ffprobe: PathBuf,
+    ffmpeg: PathBuf,
+    ffprobe: PathBuf,
 }
 
 /// What `ffprobe` says of a file's video.
@@ -105,11 +92,26 @@ const ENTRIES: &str = "stream=index,codec_type,width,height,r_frame_rate,avg_fra
     nb_read_packets:stream_disposition=attached_pic:format=format_name,start_time,duration";
 
 impl Programs {
+    pub(crate) fn of(options: &Options) -> Self {
+        Programs { ffmpeg: options.ffmpeg.clone(), ffprobe: options.ffprobe.clone() }
+    }
+
+    /// Starts both once.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        for program in [&self.ffmpeg, &self.ffprobe] {
+            run(program, &texts(&["-version"]), &mut |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
     /// What the first video of a file is.
     pub(crate) fn probe(&self, path: &Path) -> Result<Stream, Fault> {
         let length = std::fs::metadata(path).map_err(|error| Fault::Video(error.to_string()))?.len();
         if length == 0 {
             return Err(Fault::Video("expected a video, the file is empty".to_string()));
+        }
+        if let Some(stream) = avi::read(path).and_then(Stream::of_avi) {
+            return Ok(stream);
         }
         let report = self.report(path, &[])?;
         let (part, counted) = match video(&report)? {
@@ -166,6 +168,22 @@ fn fraction(text: &str) -> Option<f64> {
 }
 
 impl Stream {
+    fn of_avi(Avi { index, width, height, frames, rate }: Avi) -> Option<Self> {
+        let is_sound = SIDES.contains(&width) && SIDES.contains(&height) && RATES.contains(&rate);
+        is_sound.then_some(Stream {
+            index,
+            width,
+            height,
+            frames,
+            rate,
+            is_even: true,
+            seconds: frames as f64 / rate,
+            start: 0.0,
+            file_start: 0.0,
+            is_seekable: false,
+        })
+    }
+
     fn new(part: &Part, counted: Option<&Part>, whole: &Whole) -> Result<Self, String> {
         let frames = number(&part.nb_frames).filter(|frames| *frames >= 1.0);
         let frames = frames.or_else(|| number(&counted?.nb_read_packets)).unwrap_or(0.0);
@@ -251,29 +269,29 @@ impl Plan {
         &self,
         programs: &Programs,
         path: &Path,
-        run: Range<usize>,
+        wanted: Range<usize>,
         emit: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), Fault> {
         // One frame before those that may be missing, so that there is a last one.
-        let first = run.start.min(self.frames.saturating_sub(self.slack() + 1));
-        let arguments = self.arguments(path, first, run.end);
+        let first = wanted.start.min(self.frames.saturating_sub(self.slack() + 1));
+        let arguments = self.arguments(path, first, wanted.end);
         let [height, width] = self.size;
         let mut frame = vec![0; height * width * self.channels];
         let mut next = first;
-        let end = self::run(&programs.ffmpeg, &arguments, &mut |output| {
-            while next < run.end && output.read_exact(&mut frame).is_ok() {
-                if next >= run.start {
+        let end = run(&programs.ffmpeg, &arguments, &mut |output| {
+            while next < wanted.end && output.read_exact(&mut frame).is_ok() {
+                if next >= wanted.start {
                     emit(next, &frame);
                 }
                 next += 1;
             }
             Ok(())
         })?;
-        if next >= run.end {
+        if next >= wanted.end {
             return Ok(());
         }
         if end.is_success && next > first && next + self.slack() >= self.frames {
-            (next.max(run.start)..run.end).for_each(|number| emit(number, &frame));
+            (next.max(wanted.start)..wanted.end).for_each(|number| emit(number, &frame));
             return Ok(());
         }
         let reason = match end.is_success && end.talk.is_empty() {
@@ -291,7 +309,8 @@ impl Plan {
         let Plan { stream, rate, .. } = self;
         let mut arguments = texts(&["-nostdin", "-v", "error", "-threads", "1"]);
         arguments.extend(texts(&["-protocol_whitelist", "file,pipe"]));
-        let from = stream.start - stream.file_start + first as f64 / rate - RUN_UP;
+        let run_up = if self.is_timed { RUN_UP } else { REORDERED / rate };
+        let from = stream.start - stream.file_start + first as f64 / rate - run_up;
         if stream.is_seekable && first > 0 && from > 0.0 {
             arguments.extend(texts(&["-ss", &format!("{from:.6}")]));
         }
@@ -324,102 +343,6 @@ fn file_name(path: &Path) -> OsString {
     let mut name = OsString::from("file:");
     name.push(path);
     name
-}
-
-/// How a program ended.
-#[derive(Debug)]
-struct End {
-    is_success: bool,
-    status: String,
-    /// What it said of errors.
-    talk: String,
-    /// Why its output could not be read.
-    failure: Option<String>,
-}
-
-impl End {
-    /// One line of why it failed.
-    fn reason(&self, program: &str, path: &Path) -> String {
-        let talk = reason(&self.talk, path);
-        match (&self.failure, talk.is_empty()) {
-            (Some(failure), _) => failure.clone(),
-            (None, true) => format!("{program} ended with {}", self.status),
-            (None, false) if self.status.starts_with("exit") => talk,
-            (None, false) => format!("{program} ended with {}: {talk}", self.status),
-        }
-    }
-}
-
-/// The first two things that a program says of a file, without the names of its parts and of the file.
-fn reason(talk: &str, path: &Path) -> String {
-    let path = path.display().to_string();
-    let mut said: Vec<String> = Vec::new();
-    for line in talk.lines().map(str::trim) {
-        let line = match line.strip_prefix('[').and_then(|line| line.split_once(']')) {
-            Some((part, rest)) if part.contains(" @ 0x") => rest.trim(),
-            _ => line,
-        };
-        let line = line.replace(&format!("file:{path}"), &path).replace(&path, "");
-        let line: String =
-            line.trim_start_matches([':', ' ']).chars().filter(|c| !c.is_control()).take(200).collect();
-        if !line.is_empty() && !said.contains(&line) {
-            said.push(line);
-        }
-    }
-    said.truncate(2);
-    said.join("; ")
-}
-
-fn first_line(error: &dyn std::fmt::Display) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
-}
-
-/// A program that is ended when nobody listens to it any more.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended, which is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a program, hands its output to `read`, and waits for its end.
-fn run(
-    program: &Path,
-    arguments: &[OsString],
-    read: &mut dyn FnMut(&mut dyn Read) -> Result<(), String>,
-) -> Result<End, Fault> {
-    let (name, pipe) = (program.display(), Stdio::piped);
-    let child =
-        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(pipe()).stderr(pipe()).spawn();
-    let child = child.map_err(|error| {
-        Fault::Program(format!(
-            "cannot start the program {name}, which decodes videos: {error}: install ffmpeg (on Debian and Ubuntu: apt \
-             install ffmpeg), or give the place of ffmpeg and ffprobe"
-        ))
-    })?;
-    let mut running = Running(child);
-    let (output, errors) = (running.0.stdout.take(), running.0.stderr.take());
-    // Both pipes are read at once: a program waits when one of them is full.
-    let (outcome, talk) = std::thread::scope(|scope| {
-        let talk = scope.spawn(|| errors.map(talk).unwrap_or_default());
-        let outcome = output.map_or(Ok(()), |mut output| read(&mut output));
-        (outcome, talk.join().unwrap_or_default())
-    });
-    let status = running.0.wait().map_err(|error| Fault::Video(format!("{name}: {error}")))?;
-    let failure = outcome.err();
-    Ok(End { is_success: status.success(), status: status.to_string(), talk, failure })
-}
-
-/// What a program says, to its end.
-fn talk(mut errors: impl Read) -> String {
-    let mut text = Vec::new();
-    // What cannot be read is not said.
-    let _ = errors.by_ref().take(LONGEST_TALK).read_to_end(&mut text);
-    let _ = std::io::copy(&mut errors, &mut std::io::sink());
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -472,20 +395,6 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_says_becomes_a_line() {
-        let talk = "[mov,mp4 @ 0x55d0c0ffee] moov atom not found\nfile:/a b/c.mp4: Invalid data\n\n[x @ 0x1] third\n";
-        assert_eq!(reason(talk, Path::new("/a b/c.mp4")), "moov atom not found; Invalid data");
-        assert_eq!(reason("[not a part] said\u{7}\nsaid", Path::new("c")), "[not a part] said; said");
-        assert_eq!(reason("", Path::new("c")), "");
-        let end = |is_success, status: &str, talk: &str| {
-            let (status, talk) = (status.to_string(), talk.to_string());
-            End { is_success, status, talk, failure: None }.reason("ffmpeg", Path::new("c"))
-        };
-        assert_eq!(end(false, "exit status: 3", ""), "ffmpeg ended with exit status: 3");
-        assert_eq!(end(false, "signal: 9 (SIGKILL)", "why"), "ffmpeg ended with signal: 9 (SIGKILL): why");
-    }
-
-    #[test]
     fn frames_are_chosen_by_number_where_there_are_no_times() {
         let more = r#""nb_frames": "250", "r_frame_rate": "25/1", "start_time": "1.5""#;
         let part = format!("{{{SIDES}, {more}}}");
@@ -501,7 +410,7 @@ mod tests {
         );
         assert!(
             text("mov", None, 100)
-                .contains("-ss 2.500000 -copyts -i file:a.avi -map 0:1 -vf trim=start=5.480000,")
+                .contains("-ss 3.860000 -copyts -i file:a.avi -map 0:1 -vf trim=start=5.480000,")
         );
         assert!(text("mov", None, 0).contains("file,pipe -copyts -i file:a.avi -map 0:1 -vf scale="));
         assert!(

@@ -6,12 +6,14 @@
 //! assert!(error.to_string().starts_with("no/such/folder: cannot read"));
 //! ```
 mod animation;
+mod avi;
 mod cache;
 mod ffmpeg;
 mod fit;
 mod layout;
 mod npy;
 mod pictures;
+mod process;
 mod stored;
 mod timeline;
 mod ucf101;
@@ -22,7 +24,7 @@ pub use ssl_vision::readers::Split;
 pub use videos::Videos;
 
 use crate::VideoDataset;
-use ffmpeg::Fault;
+use process::Fault;
 use ssl_core::{Error, Result};
 use std::fs;
 use std::ops::RangeInclusive;

@@ -1,7 +1,8 @@
 //! One stored video, whatever its format: what it holds, and its frames.
-use super::ffmpeg::{Fault, Plan, Programs};
+use super::ffmpeg::{Plan, Programs};
 use super::layout::{Item, Kind};
 use super::npy::Npy;
+use super::process::Fault;
 use super::timeline::{Shown, Timeline};
 use super::{Info, Options, animation, pictures};
 use ssl_vision::Image;
@@ -33,8 +34,7 @@ impl Stored {
         let decoder = match &item.kind {
             Kind::Broken(reason) => return Err(Fault::Video(reason.clone())),
             Kind::Program => {
-                let Options { ffmpeg, ffprobe, .. } = options.clone();
-                let programs = Programs { ffmpeg, ffprobe };
+                let programs = Programs::of(options);
                 let stream = programs.probe(&item.path)?;
                 let plan = Plan::new(stream, options.rate, options.fit, options.size, options.channels);
                 Decoder::Program(plan, programs)

@@ -1,7 +1,8 @@
 //! Videos in files, decoded when asked for; as many as fit stay decoded.
 use super::cache::Cache;
-use super::ffmpeg::Fault;
-use super::layout::Listing;
+use super::ffmpeg::Programs;
+use super::layout::{Kind, Listing};
+use super::process::Fault;
 use super::stored::Stored;
 use super::{Options, Shorter};
 use crate::clip::{VideoDataset, check_out, copy_frames, out_of_range};
@@ -49,6 +50,9 @@ impl Videos {
     pub(crate) fn new(listing: Listing, options: &Options) -> Result<Self> {
         let Listing { path, items, labels, class_names } = listing;
         let listed = items.len();
+        if items.iter().any(|item| matches!(item.kind, Kind::Program)) {
+            Programs::of(options).check().map_err(|fault| fault.of(&path))?;
+        }
         let found: Vec<_> = items.par_iter().map(|item| (item, Stored::new(item, options))).collect();
         let of_all = labels.unwrap_or_default();
         let has_labels = !of_all.is_empty();

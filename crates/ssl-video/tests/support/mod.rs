@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 /// Stands in for both programs. A video is a text: its kind, its frames, the rate of its clock, its mean rate. A frame is
 /// 2 x 2 grey pixels of one letter, from A on.
 const SCRIPT: &str = r#"#!/bin/sh
+[ "$1" = -version ] && exit
 while [ $# -gt 0 ]; do
     case "$1" in
         -frames:v) count=$2 ;;
