@@ -81,7 +81,7 @@ fn table(summaries: &[Value]) -> String {
     }
     let rule = HEAD.map(|_| "---".to_string());
     let head = HEAD.map(String::from);
-    let rows = summaries.iter().map(|summary| line(&row(summary)));
+    let rows = summaries.iter().flat_map(by_task).map(|summary| line(&row(&summary)));
     format!(
         "{}{}{}\nThe floors are linear / kNN / 10 labels per class; of the random encoders the strongest counts.\n",
         line(&head),
@@ -95,13 +95,30 @@ fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
+/// The summary once for each task that the encoder was asked.
+fn by_task(summary: &Value) -> Vec<Value> {
+    let tasks = summary.get("tasks").and_then(Value::as_object);
+    let others = tasks.into_iter().flatten().map(|(name, found)| {
+        let mut of_task = summary.clone();
+        of_task["task"] = name.as_str().into();
+        for part in ["eval", "floors"] {
+            of_task[part] = found.get(part).cloned().unwrap_or_default();
+        }
+        of_task
+    });
+    std::iter::once(summary.clone()).chain(others).collect()
+}
+
 fn row(summary: &Value) -> [String; HEAD.len()] {
     let eval = |name: &str| share(number(summary, &["eval", name]));
     let seconds: f64 = ["train", "eval"].iter().filter_map(|part| number(summary, &["seconds", part])).sum();
     let peak = number(summary, &["peak_rss_mib"]);
     [
         word(summary, &["method"]),
-        word(summary, &["dataset"]),
+        match summary.get("task").and_then(Value::as_str) {
+            Some(task) => format!("{}: {}", word(summary, &["dataset"]), task.replace('_', " ")),
+            None => word(summary, &["dataset"]),
+        },
         word(summary, &["encoder"]),
         seen(summary),
         eval("linear"),
@@ -212,6 +229,19 @@ mod tests {
             "simclr; fashion-mnist; resnet-mini; 316,000 in 1,234 steps; .871; .805; .720; .800 / .710 / .548; \
              .843 / .789 / –; .100; 5.0; 1730; bf16; –"
         );
+    }
+
+    #[test]
+    fn each_task_has_a_row() {
+        let mut summary = summary();
+        summary["task"] = "family".into();
+        summary["tasks"] =
+            serde_json::json!({"pitch_across": {"eval": {"linear": 0.5}, "floors": {"majority": 0.2}}});
+        let rows: Vec<String> = by_task(&summary).iter().map(|summary| row(summary).join("; ")).collect();
+        assert_eq!(rows.len(), 2);
+        assert!(rows[0].starts_with("simclr; fashion-mnist: family; resnet-mini"), "{}", rows[0]);
+        assert!(rows[1].starts_with("simclr; fashion-mnist: pitch across; resnet-mini"), "{}", rows[1]);
+        assert!(rows[1].contains("; .500; –; –; –; –; .200; "), "{}", rows[1]);
     }
 
     #[test]

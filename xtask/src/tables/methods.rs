@@ -8,7 +8,12 @@ use std::fs;
 /// Where the table stands.
 pub(crate) const CHAPTER: &str = "docs/src/methods.md";
 /// The data on which all methods of a modality are compared.
-const DATA: [(&str, &str); 2] = [("vision", "fashion-mnist"), ("text", "20newsgroups")];
+const DATA: [(&str, &str); 4] = [
+    ("vision", "fashion-mnist"),
+    ("text", "20newsgroups"),
+    ("audio", "asterisk"),
+    ("video", "moving-fashion-mnist"),
+];
 
 const HEAD: [&str; 10] = [
     "method",

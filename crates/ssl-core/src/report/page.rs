@@ -21,17 +21,26 @@ pub struct Figure {
 /// What a figure shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A picture, sound or film, as a `data:` address.
+    /// A picture, as a `data:` address.
     Embedded(String),
+    /// What takes time, such as a sound or a film, as a `data:` address.
+    Played(String),
     /// A text.
     Written(String),
 }
 
 impl Figure {
-    /// A picture, sound or film that the page carries within itself; `media` is its type, such as `image/png`.
+    /// A picture that the page carries within itself; `media` is its type, such as `image/png`.
     pub fn embedded(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
         let uri = format!("data:{media};base64,{}", STANDARD.encode(bytes));
         Figure { content: Content::Embedded(uri), caption: caption.into() }
+    }
+
+    /// What takes time, such as a sound or a film, with buttons to play it. The page's element for it is the first part of
+    /// its media type.
+    pub fn played(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
+        let uri = format!("data:{media};base64,{}", STANDARD.encode(bytes));
+        Figure { content: Content::Played(uri), caption: caption.into() }
     }
 
     /// A text.
@@ -132,7 +141,7 @@ impl Page {
     /// `Error::Config` when an address is not a `data:` one: the page would need the network.
     pub fn figures(&mut self, heading: &str, rows: &[Vec<Figure>]) -> Result<&mut Self> {
         let foreign = |figure: &Figure| match &figure.content {
-            Content::Embedded(uri) if !uri.starts_with("data:") => {
+            Content::Embedded(uri) | Content::Played(uri) if !uri.starts_with("data:") => {
                 Some(uri.chars().take(40).collect::<String>())
             }
             _ => None,
@@ -143,8 +152,10 @@ impl Page {
         let figure = |figure: &Figure| {
             let caption = escape(&figure.caption);
             let content = match &figure.content {
-                Content::Embedded(uri) if uri.starts_with("data:audio/") => {
-                    format!("<audio controls preload=\"none\" src=\"{}\"></audio>", escape(uri))
+                Content::Played(uri) => {
+                    let element = uri.trim_start_matches("data:").split('/').next().unwrap_or_default();
+                    let element: String = element.chars().filter(char::is_ascii_lowercase).collect();
+                    format!("<{element} controls preload=\"none\" src=\"{}\"></{element}>", escape(uri))
                 }
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
                 Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
@@ -294,10 +305,10 @@ mod tests {
         let figure = Figure::embedded("application/pdf", b"%PDF", "a");
         assert_eq!(figure.content, Content::Embedded("data:application/pdf;base64,JVBERg==".into()));
         let mut page = Page::new("sound".to_string());
-        page.figures("A", &[vec![Figure::embedded("audio/wav", b"RIFF", "a tone")]]).unwrap();
+        page.figures("A", &[vec![Figure::played("sound/wav", b"RIFF", "a tone")]]).unwrap();
         assert!(
             page.render()
-                .contains("<audio controls preload=\"none\" src=\"data:audio/wav;base64,UklGRg==\">")
+                .contains("<sound controls preload=\"none\" src=\"data:sound/wav;base64,UklGRg==\">")
         );
     }
 

@@ -1,0 +1,107 @@
+//! Sound to look at and to listen to: spectrograms as pictures, players of short clips.
+use anyhow::{Context, Result};
+use image::{GrayImage, ImageFormat, Luma};
+use ssl_audio::frontend::{LogMel, MelConfig};
+use ssl_core::checkpoint::write_atomically;
+use ssl_core::report::Figure;
+use ssl_core::{Views, no_grad};
+use ssl_examples::RunDir;
+use std::io::Cursor;
+use tch::{Device, Kind, Tensor};
+
+/// Windows in a picture.
+const SHOWN: i64 = 8;
+/// Bands of a spectrogram, which are its rows of pixels.
+const BANDS: i64 = 64;
+/// Pixels between two spectrograms.
+const GAP: u32 = 4;
+
+/// Writes `views.png`: what the method hears of the first windows, one row per view; and the players of the first.
+pub(crate) fn views(dir: &RunDir, Views(views): &Views, rate: u32) -> Result<Vec<(String, Figure)>> {
+    let rows: Vec<(String, Tensor)> =
+        views.iter().zip(1..).map(|(view, n)| (format!("view {n}"), view.shallow_clone())).collect();
+    let mut figures = vec![("What the method hears".to_string(), write(dir, "views.png", &rows, rate)?)];
+    for (name, waves) in &rows {
+        figures.push((format!("The first window, {name}"), player(&waves.f_get(0)?, rate, name.clone())?));
+    }
+    Ok(figures)
+}
+
+/// Writes the spectrograms of waves, one row per name, each column a window.
+pub(crate) fn write(dir: &RunDir, file: &str, rows: &[(String, Tensor)], rate: u32) -> Result<Figure> {
+    let spectrograms = rows.iter().map(|(_, waves)| spectrogram(waves, rate)).collect::<Result<Vec<_>>>()?;
+    let png = grid(&spectrograms)?;
+    write_atomically(&dir.file(file), &png)?;
+    let names: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+    let caption =
+        format!("spectrograms, low tones at the bottom; each column a window; rows: {}", names.join(", "));
+    Ok(Figure::embedded("image/png", &png, caption))
+}
+
+/// A wave as a sound that a page plays: `[T]`.
+pub(crate) fn player(wave: &Tensor, rate: u32, caption: String) -> Result<Figure> {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: rate,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).context("cannot write a sound")?;
+    let wave = wave.f_to_kind(Kind::Float)?;
+    // Waves that were standardized are louder than full scale.
+    let peak = wave.f_abs()?.f_max()?.f_double_value(&[])?;
+    let scale = f64::from(i16::MAX) / peak.max(1.0);
+    for sample in Vec::<f32>::try_from(wave)? {
+        writer.write_sample((f64::from(sample) * scale).round() as i16).context("cannot write a sound")?;
+    }
+    writer.finalize().context("cannot write a sound")?;
+    Ok(Figure::played("audio/wav", &bytes.into_inner(), caption))
+}
+
+/// Brightness from 0 to 255 of the spectrograms of the first waves. `[B, F, N]`, bytes.
+fn spectrogram(waves: &Tensor, rate: u32) -> Result<Tensor> {
+    let fft = i64::from(rate) * 32 / 1000;
+    let mel = MelConfig {
+        sample_rate: rate,
+        fft,
+        window: fft,
+        hop: i64::from(rate) / 100,
+        mels: BANDS,
+        ..MelConfig::default()
+    };
+    let count = SHOWN.min(waves.size().first().copied().unwrap_or(0));
+    let waves = waves.f_narrow(0, 0, count)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
+    let level = no_grad(|| LogMel::new(&mel, Device::Cpu)?.forward(&waves))?;
+    let (low, high) = (level.f_min()?, level.f_max()?);
+    let range = high.f_sub(&low)?.f_clamp_min(1e-6)?;
+    Ok(level.f_sub(&low)?.f_div(&range)?.f_mul_scalar(255.)?.f_to_kind(Kind::Uint8)?)
+}
+
+/// A PNG of spectrograms, a row for each tensor.
+fn grid(rows: &[Tensor]) -> Result<Vec<u8>> {
+    let (mut width, mut height) = (0, 0);
+    for row in rows {
+        let (count, bands, frames) = row.size3()?;
+        width = width.max(count as u32 * (frames as u32 + GAP));
+        height += bands as u32 + GAP;
+    }
+    let mut picture = GrayImage::from_pixel(width.max(1), height.max(1), Luma([255]));
+    let mut top = 0;
+    for row in rows {
+        let (count, bands, frames) = row.size3()?;
+        let values = Vec::<u8>::try_from(row.f_flatten(0, -1)?)?;
+        for (place, value) in values.into_iter().enumerate() {
+            let place = place as i64;
+            let (window, band, frame) = (place / (bands * frames), place / frames % bands, place % frames);
+            if window < count {
+                let x = window as u32 * (frames as u32 + GAP) + frame as u32;
+                picture.put_pixel(x, top + (bands - 1 - band) as u32, Luma([value]));
+            }
+        }
+        top += bands as u32 + GAP;
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).context("cannot write a picture")?;
+    Ok(bytes.into_inner())
+}
