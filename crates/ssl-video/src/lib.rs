@@ -9,8 +9,8 @@ mod moving;
 mod place;
 mod random;
 pub mod readers;
-mod segments;
 mod recipe;
+mod segments;
 mod source;
 mod subset;
 

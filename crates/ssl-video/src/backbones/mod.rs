@@ -24,11 +24,13 @@ mod resnet3d;
 mod vit;
 
 pub use arch::{Arch3d, Convolutions};
+pub(crate) use conv3d::Gates;
 pub use encoder::{Encoder, EncoderConfig};
 pub use encoders::Encoders;
 pub use late::{Fusion, Late, LateArch, LateConfig};
 pub use predictive::{Predictive, PredictiveArch, PredictiveConfig};
 use recurrent::ConvGru;
+pub(crate) use recurrent::orthogonal;
 pub use recurrent::{Recurrent, RecurrentArch, RecurrentConfig};
 pub use resnet3d::{ResNet3d, ResNet3dConfig};
 pub use vit::{VideoVit, VideoVitArch, VideoVitConfig};

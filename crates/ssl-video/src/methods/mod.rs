@@ -78,7 +78,10 @@ methods! {
     arrow_of_time::ArrowOfTime,
     clip_order::ClipOrder,
     cvrl::Cvrl,
+    dpc::Dpc,
     frame_order::FrameOrder,
+    multi::Multi,
+    next_frame::NextFrame,
     pace::Pace,
     video_mae::VideoMae,
 }
