@@ -1,5 +1,6 @@
 //! Videos that the program `ffmpeg` decodes: what they hold, and raw frames through a pipe.
 use super::avi::{self, Avi};
+use super::mp4::{self, Mp4};
 use super::process::{Fault, LONGEST_TALK, first_line, run};
 use super::{Fit, Options, RATES, SIDES};
 use serde::Deserialize;
@@ -110,9 +111,14 @@ impl Programs {
         if length == 0 {
             return Err(Fault::Video("expected a video, the file is empty".to_string()));
         }
-        if let Some(stream) = avi::read(path).and_then(Stream::of_avi) {
+        if let Some(stream) = Stream::of_header(path) {
             return Ok(stream);
         }
+        self.ask(path)
+    }
+
+    /// What `ffprobe` says.
+    fn ask(&self, path: &Path) -> Result<Stream, Fault> {
         let report = self.report(path, &[])?;
         let (part, counted) = match video(&report)? {
             part if number(&part.nb_frames).is_some_and(|frames| frames >= 1.0) => (part, None),
@@ -168,19 +174,32 @@ fn fraction(text: &str) -> Option<f64> {
 }
 
 impl Stream {
-    fn of_avi(Avi { index, width, height, frames, rate }: Avi) -> Option<Self> {
+    /// What can be read without a program.
+    fn of_header(path: &Path) -> Option<Self> {
+        let of_avi = |avi| {
+            let Avi { index, width, height, frames, rate } = avi;
+            (index, width, height, frames, rate, false)
+        };
+        let of_mp4 = |mp4| {
+            let Mp4 { index, width, height, frames, rate } = mp4;
+            (index, width, height, frames, rate, true)
+        };
+        let found = avi::read(path).map(of_avi).or_else(|| mp4::read(path).map(of_mp4));
+        let (index, width, height, frames, rate, is_seekable) = found?;
         let is_sound = SIDES.contains(&width) && SIDES.contains(&height) && RATES.contains(&rate);
+        let seconds = frames as f64 / rate;
+        let (start, file_start, is_even) = (0.0, 0.0, true);
         is_sound.then_some(Stream {
             index,
             width,
             height,
             frames,
             rate,
-            is_even: true,
-            seconds: frames as f64 / rate,
-            start: 0.0,
-            file_start: 0.0,
-            is_seekable: false,
+            is_even,
+            seconds,
+            start,
+            file_start,
+            is_seekable,
         })
     }
 
@@ -417,5 +436,39 @@ mod tests {
             text("mov", Some(10.0), 40)
                 .contains("-ss 2.500000 -copyts -i file:a.avi -map 0:1 -vf fps=fps=10:start_time=5.500000,")
         );
+    }
+
+    #[test]
+    fn headers_say_what_ffprobe_does() {
+        let programs = Programs { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() };
+        if programs.check().is_err() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut compared = 0;
+        for (name, codec) in [
+            ("a.mp4", &["-c:v", "mpeg4"][..]),
+            ("b.mp4", &["-c:v", "mpeg4", "-bf", "2"]),
+            ("c.mp4", &["-pix_fmt", "yuv420p", "-c:v", "libx264", "-c:a", "aac"]),
+            ("d.mov", &["-c:v", "mjpeg", "-c:a", "pcm_s16le"]),
+            ("e.avi", &["-c:v", "mpeg4", "-bf", "2", "-c:a", "pcm_s16le"]),
+            ("f.avi", &["-c:v", "mjpeg", "-an"]),
+        ] {
+            let path = folder.path().join(name);
+            let made = std::process::Command::new("ffmpeg")
+                .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=30000/1001:d=2"])
+                .args(["-f", "lavfi", "-i", "sine=d=2"])
+                .args(codec)
+                .arg(&path)
+                .status();
+            if made.is_ok_and(|status| status.success()) {
+                compared += 1;
+                let (told, read) = (programs.ask(&path).unwrap(), Stream::of_header(&path).unwrap());
+                let seconds = told.seconds;
+                assert!((seconds - read.seconds).abs() < 0.05, "{name}: {seconds} {}", read.seconds);
+                assert_eq!(read, Stream { seconds: read.seconds, ..told }, "{name}");
+            }
+        }
+        assert!(compared >= 2, "{compared}");
     }
 }

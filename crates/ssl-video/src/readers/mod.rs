@@ -11,6 +11,7 @@ mod cache;
 mod ffmpeg;
 mod fit;
 mod layout;
+mod mp4;
 mod npy;
 mod pictures;
 mod process;
