@@ -190,10 +190,13 @@ fn cells<'a>(items: &[Item], frames: &'a [Frames], options: &AbxOptions) -> Vec<
     cells.into_values().collect()
 }
 
-/// Errors by the pair of categories, the group of A and B, and that of X; one for each context.
+/// An error for each context, by the group of X.
+type ByGroup = BTreeMap<i64, Vec<f64>>;
+
+/// Errors by the pair of categories and the group of A and B.
 #[derive(Default)]
 struct Errors {
-    by_pair: BTreeMap<(i64, i64), BTreeMap<i64, BTreeMap<i64, Vec<f64>>>>,
+    by_pair: BTreeMap<(i64, i64), BTreeMap<i64, ByGroup>>,
     triplets: u64,
 }
 
@@ -207,9 +210,7 @@ impl Errors {
     }
 
     fn mean(&self) -> Option<Abx> {
-        let of_x_groups = |groups: &BTreeMap<i64, Vec<f64>>| {
-            mean(groups.values().map(|errors| mean(errors.iter().copied())))
-        };
+        let of_x_groups = |groups: &ByGroup| mean(groups.values().map(|errors| mean(errors.iter().copied())));
         let pairs: Vec<_> = self
             .by_pair
             .iter()

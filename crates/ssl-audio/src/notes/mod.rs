@@ -191,8 +191,9 @@ impl Notes {
     /// Renders the notes of a sound font on all threads; the result does not depend on their number.
     ///
     /// The key is struck at 0 and let go after four fifths of the clip. Channels are mixed; there is neither
-    /// reverberation nor chorus. A note is left out, and named by `skipped`, when it stays below -60 decibels of full
-    /// scale, when the font has no zone for it, or when the synthesizer could not play its loop.
+    /// reverberation nor chorus. Sound that the set's rate cannot hold is filtered out. A note is left out, and named
+    /// by `skipped`, when it stays below -60 decibels of full scale, when the font has no zone for it, or when the
+    /// synthesizer could not play its loop.
     ///
     /// # Errors
     /// `Error::Io` when the file cannot be read; `Error::Data` when it is no sound font, truncated or corrupt, lacks a
@@ -214,6 +215,7 @@ impl Notes {
         let all = frames * factor as usize;
         let held = (HELD * all as f64) as usize;
         let length = Length { sample_rate: options.sample_rate * factor, held, all };
+        // The long filter of the readers would take as much time as the synthesizer.
         let resampler = Resampler::fast(length.sample_rate, options.sample_rate)?;
         let wanted: Vec<Note> = options.notes().collect();
         let rendered: Vec<_> = wanted
