@@ -10,7 +10,8 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 /// The fixtures and the methods whose models they are.
-const MODELS: [[&str; 2]; 2] = [["wav2vec2", "wav2vec2"], ["wav2vec2_stable", "wav2vec2"]];
+const MODELS: [[&str; 2]; 3] =
+    [["wav2vec2", "wav2vec2"], ["wav2vec2_stable", "wav2vec2"], ["hubert", "hubert"]];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

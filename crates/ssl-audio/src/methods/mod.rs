@@ -95,6 +95,7 @@ methods! {
     byol_a::ByolA,
     cola::Cola,
     cpc::Cpc,
+    hubert::Hubert,
     masked_spectrogram::MaskedSpectrogram,
     multi::Multi,
     wav2vec2::Wav2Vec2,

@@ -11,6 +11,8 @@
 //! assert_eq!(encoder.embed(&second, Attend::Past, Mode::Eval)?.size(), [2, 8]);
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
+mod cepstra;
+mod clusters;
 mod config;
 mod context;
 mod conv;
@@ -21,6 +23,8 @@ mod quantizer;
 mod spans;
 mod wav2vec2;
 
+pub(crate) use cepstra::Cepstra;
+pub use clusters::Clusters;
 pub use config::{Arch, EncoderConfig, Family, Front, Pooling};
 pub use encoder::Encoder;
 pub use encoders::Encoders;
