@@ -110,7 +110,7 @@ impl Config {
 #[derive(Debug)]
 enum Heard {
     Cepstra(Cepstra),
-    Teacher { vars: VarStore, encoder: Encoder, layer: usize },
+    Teacher { vars: VarStore, encoder: Box<Encoder>, layer: usize },
 }
 
 impl Heard {
@@ -125,7 +125,7 @@ impl Heard {
             return Err(Error::config("layer", format!("expected at most {layers}, got {layer}")));
         }
         let mut vars = VarStore::new(encoders.device());
-        let encoder = encoders.teacher(&vars)?;
+        let encoder = Box::new(encoders.teacher(&vars)?);
         load_encoder(file, &encoder_in(&vars), &[])?;
         vars.freeze();
         Ok(Heard::Teacher { vars, encoder, layer })
