@@ -11,8 +11,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 /// What a modality's example trains on when no flag names anything else.
-const DEFAULT_DATA: [(&str, &str); 3] =
-    [("vision", "fashion-mnist"), ("text", "20newsgroups"), ("audio", "asterisk")];
+const DEFAULT_DATA: [(&str, &str); 4] = [
+    ("vision", "fashion-mnist"),
+    ("text", "20newsgroups"),
+    ("audio", "asterisk"),
+    ("video", "moving-fashion-mnist"),
+];
+
+/// The beginning of the names of data that is made of the images of a data set.
+const MADE_OF: &str = "moving-";
 
 /// What it is evaluated on, where that is other data.
 const DEFAULT_EVAL_DATA: [(&str, &str); 1] = [("audio", "timgm6mb-soundfont")];
@@ -124,6 +131,9 @@ fn known<'a>(catalog: &'a Catalog, flag: &str, name: &str) -> Result<Vec<&'a Dat
     if let Ok(sets) = catalog.family(name) {
         return Ok(sets);
     }
+    if let Some(images) = name.strip_prefix(MADE_OF).and_then(|images| catalog.get(images).ok()) {
+        return Ok(vec![images]);
+    }
     if Path::new(name).exists() || name == "none" {
         return Ok(Vec::new());
     }
@@ -199,6 +209,8 @@ mod tests {
             names_for("audio", "cpc --data esc50,asterisk-ru --eval-data none")?,
             ["esc50", "asterisk-ru"]
         );
+        assert_eq!(names_for("video", "frame_order")?, ["fashion-mnist"], "made of its images");
+        assert_eq!(names_for("video", "frame_order --data moving-mnist")?, ["moving-mnist"]);
         let error = names_for("audio", "cpc --eval-data fluid-soundfont").unwrap_err().to_string();
         assert!(error.starts_with("--eval-data fluid-soundfont: neither"), "{error}");
         Ok(())
@@ -208,7 +220,7 @@ mod tests {
     fn without_a_flag_the_modality_s_own_data_is_fetched() -> Result<()> {
         assert_eq!(name_for("simclr --epochs 2")?.as_deref(), Some("fashion-mnist"));
         for (_, name) in DEFAULT_DATA.iter().chain(&DEFAULT_EVAL_DATA) {
-            Catalog::builtin()?.family(name)?;
+            assert!(!known(&Catalog::builtin()?, "--data", name)?.is_empty(), "{name}");
         }
         Ok(())
     }

@@ -199,7 +199,7 @@ pub fn held_out<B: Batch, M: Method<Batch = B> + ?Sized>(
 }
 
 /// Examples of a sample that are embedded at once, which bounds the memory.
-const BLOCK: i64 = 250;
+const BLOCK: i64 = 64;
 
 /// Embeds a sample in the precision of the run. `[N, D]`
 fn embed<I: Batch, M: Method<Input = I> + ?Sized>(now: &Moment<'_, M>, input: &I) -> Result<Tensor> {
