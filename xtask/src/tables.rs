@@ -100,9 +100,11 @@ fn by_task(summary: &Value) -> Vec<Value> {
     let tasks = summary.get("tasks").and_then(Value::as_object);
     let others = tasks.into_iter().flatten().map(|(name, found)| {
         let mut of_task = summary.clone();
-        of_task["task"] = name.as_str().into();
-        for part in ["eval", "floors"] {
-            of_task[part] = found.get(part).cloned().unwrap_or_default();
+        if let Some(fields) = of_task.as_object_mut() {
+            fields.insert("task".into(), name.as_str().into());
+            for part in ["eval", "floors"] {
+                fields.insert(part.into(), found.get(part).cloned().unwrap_or_default());
+            }
         }
         of_task
     });

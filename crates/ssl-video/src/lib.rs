@@ -6,6 +6,7 @@ mod clean;
 mod clip;
 pub mod methods;
 mod moving;
+mod order;
 mod place;
 mod random;
 pub mod readers;
@@ -13,6 +14,7 @@ mod recipe;
 mod segments;
 mod source;
 mod subset;
+mod time;
 
 pub use augment::{Augment, Augmenter, View};
 pub use clean::Clean;

@@ -3,8 +3,8 @@
 //! Source: Xu et al., 2019: <https://openaccess.thecvf.com/content_CVPR_2019/html/Xu_Self-Supervised_Spatiotemporal_Learning_via_Video_Clip_Order_Prediction_CVPR_2019_paper.html>;
 //! the common layer of the pairs and the dropout before the classifier are those of the official code
 //! (`xudejing/video-clip-order-prediction`, `models/vcopn.py`).
-use super::order::{HeadShape, OrderHead, arranged, orders, table};
-use super::time::{chosen_frames, of_pieces, pieces};
+use crate::order::{HeadShape, OrderHead, arranged, orders, table};
+use crate::time::{chosen_frames, of_pieces, pieces};
 use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};

@@ -6,8 +6,8 @@
 //! frames the middle three, in either direction, are in order; with the first or the last in the middle they are not;
 //! three of four examples are not in order. Any encoder stands in place of their AlexNet. Frames are chosen from where
 //! there is motion by [`Sampling::motion`](crate::Sampling).
-use super::order::{HeadShape, OrderHead, arranged, orders_up_to_reversal, table};
-use super::time::{chosen_frames, draw_starts, even_starts, of_pieces, pieces};
+use crate::order::{HeadShape, OrderHead, arranged, orders_up_to_reversal, table};
+use crate::time::{chosen_frames, draw_starts, even_starts, of_pieces, pieces};
 use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};

@@ -1,8 +1,5 @@
 //! The methods, one file each. A new one is its file, a line in `methods!` below, and a recipe.
 
-mod order;
-mod time;
-
 use crate::augment::View;
 use crate::backbones::Encoders;
 use crate::place::Place;

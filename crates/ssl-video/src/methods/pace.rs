@@ -2,7 +2,7 @@
 //!
 //! Source: Wang, Jiao, Liu, 2020: <https://arxiv.org/abs/2008.05861>; its classification of paces, by which frames of
 //! the video a clip takes every one, every second, .. of them. Its contrastive terms are left out.
-use super::time::chosen_frames;
+use crate::time::chosen_frames;
 use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 ///
 /// # Shapes
 /// `x`: `[B, C, T, H, W]`; `frames`: `[B, K]` of 0 to T - 1; returns `[B, C, K, H, W]`.
-pub(super) fn chosen_frames(x: &Tensor, frames: &Tensor) -> Result<Tensor> {
+pub(crate) fn chosen_frames(x: &Tensor, frames: &Tensor) -> Result<Tensor> {
     let (Ok([b, c, t, h, w]), Ok([_, k])) =
         (<[i64; 5]>::try_from(x.size()), <[i64; 2]>::try_from(frames.size()))
     else {
@@ -22,14 +22,14 @@ pub(super) fn chosen_frames(x: &Tensor, frames: &Tensor) -> Result<Tensor> {
 
 /// Clips cut into equal pieces, which become examples. `[B, C, N * t, H, W]` to `[B * N, C, t, H, W]`; where the
 /// channels are innermost in memory, without a copy.
-pub(super) fn pieces(x: &Tensor, count: i64) -> Result<Tensor> {
+pub(crate) fn pieces(x: &Tensor, count: i64) -> Result<Tensor> {
     let x = channels_last(x)?.f_permute([0, 2, 3, 4, 1])?;
     Ok(x.f_unflatten(1, [count, -1])?.f_flatten(0, 1)?.f_permute([0, 4, 1, 2, 3])?)
 }
 
 /// Draws where `count` pieces of `length` frames begin in clips of `frames`, in order and apart. `[B, count]`, from
 /// libtorch's generator; all ways are as likely.
-pub(super) fn draw_starts(
+pub(crate) fn draw_starts(
     batch: i64,
     frames: i64,
     (count, length): (i64, i64),
@@ -44,7 +44,7 @@ pub(super) fn draw_starts(
 }
 
 /// The same starts for all clips: as far from each other as they can be. `[B, count]`.
-pub(super) fn even_starts(
+pub(crate) fn even_starts(
     batch: i64,
     frames: i64,
     (count, length): (i64, i64),
@@ -57,7 +57,7 @@ pub(super) fn even_starts(
 }
 
 /// The frames of pieces that begin at `starts`. `[B, N]` to `[B, N * length]`.
-pub(super) fn of_pieces(starts: &Tensor, length: i64) -> Result<Tensor> {
+pub(crate) fn of_pieces(starts: &Tensor, length: i64) -> Result<Tensor> {
     let within = Tensor::f_arange(length, (Kind::Int64, starts.device()))?;
     Ok(starts.f_unsqueeze(-1)?.f_add(&within)?.f_flatten(1, 2)?)
 }

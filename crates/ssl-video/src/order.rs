@@ -5,7 +5,7 @@ use tch::nn::Path;
 use tch::{Kind, Tensor};
 
 /// All orders of so many pieces, in lexicographic order.
-pub(super) fn orders(count: usize) -> Vec<Vec<i64>> {
+pub(crate) fn orders(count: usize) -> Vec<Vec<i64>> {
     let mut all = vec![Vec::new()];
     for _ in 0..count {
         let longer = |order: &Vec<i64>| {
@@ -18,25 +18,25 @@ pub(super) fn orders(count: usize) -> Vec<Vec<i64>> {
 }
 
 /// Of every order and its reverse, the first: 12 of four pieces.
-pub(super) fn orders_up_to_reversal(count: usize) -> Vec<Vec<i64>> {
+pub(crate) fn orders_up_to_reversal(count: usize) -> Vec<Vec<i64>> {
     let mut all = orders(count);
     all.retain(|order| order.iter().le(order.iter().rev()));
     all
 }
 
 /// Rows of numbers as a tensor `[K, N]`.
-pub(super) fn table(rows: &[Vec<i64>]) -> Result<Tensor> {
+pub(crate) fn table(rows: &[Vec<i64>]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&rows.concat())?.f_view([rows.len() as i64, -1])?)
 }
 
 /// What is chosen for each row by a table: of `[B, N]` and `[B, K]`, `[B, K]`.
-pub(super) fn arranged(items: &Tensor, order: &Tensor) -> Result<Tensor> {
+pub(crate) fn arranged(items: &Tensor, order: &Tensor) -> Result<Tensor> {
     Ok(items.f_gather(1, order, false)?)
 }
 
 /// The shape of a classifier of orders.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HeadShape {
+pub(crate) struct HeadShape {
     /// Width of the encoder's features.
     pub input: i64,
     /// Pieces.
@@ -55,7 +55,7 @@ pub(super) struct HeadShape {
 
 /// Features of pieces, joined in pairs, and of all pairs a choice among orders.
 #[derive(Debug)]
-pub(super) struct OrderHead {
+pub(crate) struct OrderHead {
     piece: Option<Linear>,
     pairs: Vec<Linear>,
     dropout: Dropout,
@@ -63,7 +63,7 @@ pub(super) struct OrderHead {
 }
 
 impl OrderHead {
-    pub(super) fn new(p: &Path, shape: &HeadShape) -> Result<Self> {
+    pub(crate) fn new(p: &Path, shape: &HeadShape) -> Result<Self> {
         let HeadShape { input, pieces, piece_dim, pair_dim, .. } = *shape;
         let count = pieces * (pieces - 1) / 2;
         let layers = if shape.shared { 1 } else { count };
@@ -80,7 +80,7 @@ impl OrderHead {
 
     /// # Shapes
     /// `features`: `[B, N, E]`; returns `[B, K]`, float32.
-    pub(super) fn forward(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
+    pub(crate) fn forward(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
         let (_, count, _) = dims3(features, "features", "[B, N, E]")?;
         let features = match &self.piece {
             Some(layer) => layer.forward(features, mode)?.f_relu()?,
