@@ -98,8 +98,10 @@ impl Sounds {
     }
 }
 
+type Sets = (Arc<dyn AudioDataset>, Option<Arc<dyn AudioDataset>>);
+
 /// The training set at a path, and its test set or a tenth of it.
-fn splits(path: &Path, options: &Options) -> Result<(Arc<dyn AudioDataset>, Option<Arc<dyn AudioDataset>>)> {
+fn splits(path: &Path, options: &Options) -> Result<Sets> {
     let train = open(path, Split::Train, options)?;
     match open(path, Split::Test, options) {
         Ok(test) => Ok((train, Some(test))),
