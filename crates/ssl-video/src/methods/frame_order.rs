@@ -43,6 +43,9 @@ pub struct Config {
     pub pieces: i64,
     /// Frames of a piece.
     pub piece_frames: i64,
+    /// Side of the grid of places that the classifier sees of each piece: where a thing is tells frames apart. That of
+    /// the paper's network is 6.
+    pub grid: i64,
     /// Units of the layer that each piece passes alone.
     pub piece_dim: i64,
     /// Units of the layer that each pair of pieces passes.
@@ -54,7 +57,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let view = View::new(4, 4, Augment::opn(80));
-        Config { task: Task::Order, pieces: 4, piece_frames: 1, piece_dim: 1024, pair_dim: 512, view }
+        Config { task: Task::Order, pieces: 4, piece_frames: 1, grid: 6, piece_dim: 1024, pair_dim: 512, view }
     }
 }
 
@@ -104,6 +107,7 @@ impl Definition for FrameOrder {
         in_range([
             ("pieces", config.pieces, [2, 6]),
             ("piece_frames", config.piece_frames, [1, 256]),
+            ("grid", config.grid, [1, 32]),
             ("piece_dim", config.piece_dim, [1, 1 << 16]),
             ("pair_dim", config.pair_dim, [1, 1 << 16]),
         ])?;
@@ -117,7 +121,8 @@ impl Definition for FrameOrder {
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
         let kinds = classes.iter().max().map_or(0, |most| most + 1);
-        let head = Head::new(&(vars.root() / "head"), encoder.frame_dim(), kinds, &config)?;
+        let input = encoder.frame_dim() * config.grid * config.grid;
+        let head = Head::new(&(vars.root() / "head"), input, kinds, &config)?;
         let most = (0..kinds).map(|kind| classes.iter().filter(|class| **class == kind).count()).max();
         let device = encoders.device();
         Ok(FrameOrder {
@@ -240,8 +245,18 @@ impl FrameOrder {
     /// Logits of the classes. `[B, K]`.
     fn classify(&self, shuffled: &Tensor, mode: Mode) -> Result<Tensor> {
         let count = self.config.pieces;
-        let features = self.encoder.mean(&pieces(shuffled, count)?, mode)?;
+        let features = self.places(&pieces(shuffled, count)?, mode)?;
         self.head.forward(&features.f_unflatten(0, [-1, count])?, mode)
+    }
+
+    /// The encoder's last map of each piece on a grid, the mean over its frames. `[B, E * grid * grid]`, float32.
+    fn places(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let grid = self.config.grid;
+        let maps = self.encoder.features(x, mode)?;
+        let none = || Error::config("encoder", "expected one with maps, got none");
+        let (_, map) = maps.last().ok_or_else(none)?;
+        let map = map.f_mean_dim([2i64].as_slice(), false, Kind::Float)?;
+        Ok(map.f_adaptive_avg_pool2d([grid, grid])?.f_flatten(1, -1)?)
     }
 
     /// Cross entropy and accuracy over the examples of a plan.
@@ -318,7 +333,7 @@ mod tests {
     fn small(task: Task, frames: usize) -> Config {
         let pieces = if task == Task::Order { 4 } else { 3 };
         let view = View::new(frames, 1, Augment::whole(16));
-        Config { task, pieces, piece_dim: 16, pair_dim: 8, view, ..Config::default() }
+        Config { task, pieces, grid: 2, piece_dim: 16, pair_dim: 8, view, ..Config::default() }
     }
 
     fn build(config: Config) -> Result<FrameOrder> {
@@ -384,7 +399,8 @@ mod tests {
             let order = &arrangements(&method.config).unwrap().0[example as usize];
             let features = order.iter().map(|piece| {
                 let frame = x.get(example).narrow(1, 2 * piece, 1).unsqueeze(0);
-                method.encoder.frames(&frame, Mode::Eval).unwrap().view([1, 1, -1])
+                let (_, map) = method.encoder.features(&frame, Mode::Eval).unwrap().pop().unwrap();
+                map.squeeze_dim(2).adaptive_avg_pool2d([2, 2]).reshape([1, 1, -1])
             });
             let logits = head.forward(&Tensor::cat(&features.collect::<Vec<_>>(), 1), Mode::Eval).unwrap();
             let label = method.classes.int64_value(&[plan.row.int64_value(&[example])]);
