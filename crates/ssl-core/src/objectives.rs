@@ -196,6 +196,15 @@ impl<M: Method + ?Sized> Objectives<M> {
         Ok(all)
     }
 
+    /// [`Method::vital`] of each, with the names of their methods before those of the metrics, as in [`Self::step`].
+    pub fn vital(&self) -> Vec<(String, f64)> {
+        let of = |(name, method): (&str, &M)| {
+            let named = |(metric, number)| (format!("{name}/{metric}"), number);
+            method.vital().into_iter().map(named).collect::<Vec<_>>()
+        };
+        self.methods().flat_map(of).collect()
+    }
+
     /// [`Method::look`] of each, with the names of their methods before those of the rows.
     ///
     /// # Errors

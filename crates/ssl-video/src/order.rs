@@ -24,6 +24,13 @@ pub(crate) fn orders_up_to_reversal(count: usize) -> Vec<Vec<i64>> {
     all
 }
 
+/// Where each number stands in an order of all of them.
+pub(crate) fn inverse(order: &[i64]) -> Vec<i64> {
+    let mut places: Vec<_> = (0..).zip(order).collect();
+    places.sort_by_key(|(_, number)| **number);
+    places.into_iter().map(|(place, _)| place).collect()
+}
+
 /// Rows of numbers as a tensor `[K, N]`.
 pub(crate) fn table(rows: &[Vec<i64>]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&rows.concat())?.f_view([rows.len() as i64, -1])?)
@@ -112,6 +119,14 @@ mod tests {
             assert!(
                 every.is_sorted() && every.iter().all(|o| some.contains(o) != some.contains(&reversed(o)))
             );
+        }
+    }
+
+    #[test]
+    fn an_order_after_its_inverse_is_the_row_of_numbers() {
+        for order in orders(4) {
+            let row: Vec<i64> = inverse(&order).into_iter().map(|place| order[place as usize]).collect();
+            assert_eq!(row, [0, 1, 2, 3], "{order:?}");
         }
     }
 

@@ -117,6 +117,14 @@ impl Method for Multi {
         self.objectives.validate(&self.split(batch)?)
     }
 
+    fn vital(&self) -> Vec<(String, f64)> {
+        self.objectives.vital()
+    }
+
+    fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
+        self.objectives.look(&self.split(batch)?)
+    }
+
     fn encoder(&self) -> BTreeMap<String, Tensor> {
         self.objectives.encoder()
     }
@@ -202,6 +210,22 @@ mod tests {
         let sum = 2. * of("cpc/loss") + 0.5 * of("cola/loss");
         assert!((output.loss.double_value(&[]) - sum).abs() < 1e-5);
         assert!(output.metrics.iter().any(|(name, _)| name == "cpc/accuracy"));
+    }
+
+    #[test]
+    fn the_alarm_hears_what_the_parts_have_in_use() {
+        let objectives = ["wav2vec2", "cola"].map(String::from).into();
+        let settings = [("wav2vec2".to_string(), json!({"negatives": 7})), ("cola".to_string(), json!({}))];
+        let config = Config { objectives, settings: settings.into(), ..Config::default() };
+        let mut method = Multi::new(config, &encoders("wav2vec2_c8_d16_l1_h2")).unwrap();
+        let (x, at) = (waves(3, 6_400), Step { index: 0, total: 10 });
+        let batch = Views((0..3).map(|_| x.shallow_clone()).collect());
+        let output = method.step(&batch, at).unwrap();
+        let vital = method.vital();
+        assert_eq!(vital[1], ("wav2vec2/code_perplexity_2".to_string(), 320.));
+        for (name, _) in vital {
+            assert!(output.metrics.iter().any(|(metric, _)| *metric == name), "{name}");
+        }
     }
 
     #[test]

@@ -110,6 +110,10 @@ impl Method for Multi {
         self.objectives.validate(&self.split(batch)?)
     }
 
+    fn vital(&self) -> Vec<(String, f64)> {
+        self.objectives.vital()
+    }
+
     fn look(&self, batch: &TextBatch) -> Result<Vec<(String, Tokens)>> {
         self.objectives.look(&self.split(batch)?)
     }

@@ -1,12 +1,13 @@
 //! Frame order (OPN): in which order were four frames of a video taken? And its forerunner, shuffle and learn: are the
 //! three frames in order?
 //!
-//! Source: Lee et al., 2017: <https://arxiv.org/abs/1708.01246>, whose pairs of frames pass a layer of their own each;
-//! an order and its reverse are one class. Misra, Zitnick, Hebert, 2016: <https://arxiv.org/abs/1603.08561>: of five
-//! frames the middle three, in either direction, are in order; with the first or the last in the middle they are not;
-//! three of four examples are not in order. Any encoder stands in place of their AlexNet. Frames are chosen from where
-//! there is motion by [`Sampling::motion`](crate::Sampling).
-use crate::order::{HeadShape, OrderHead, arranged, orders_up_to_reversal, table};
+//! Source: Lee et al., 2017: <https://arxiv.org/abs/1708.01246>, whose pairs of frames pass a layer of their own each. A
+//! class is an order that sorts the frames, and its reverse, which sorts them when the video is played backward. Misra,
+//! Zitnick, Hebert, 2016: <https://arxiv.org/abs/1603.08561>: of five frames the middle three, in either direction, are
+//! in order; with the first or the last in the middle they are not; three of four examples are not in order. Any encoder
+//! stands in place of their AlexNet. Frames are chosen from where there is motion by
+//! [`Sampling::motion`](crate::Sampling).
+use crate::order::{HeadShape, OrderHead, arranged, inverse, orders_up_to_reversal, table};
 use crate::time::{chosen_frames, draw_starts, even_starts, of_pieces, pieces};
 use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
 use crate::augment::{Augment, View};
@@ -156,9 +157,10 @@ fn arrangements(config: &Config) -> Result<(Vec<Vec<i64>>, Vec<i64>)> {
     };
     match config.task {
         Task::Order => {
-            let orders = orders_up_to_reversal(config.pieces as usize);
-            let classes = 0..orders.len() as i64;
-            Ok((both_ways(orders), classes.clone().chain(classes).collect()))
+            let sortings = orders_up_to_reversal(config.pieces as usize);
+            let classes = 0..sortings.len() as i64;
+            let shown = both_ways(sortings).iter().map(|sorting| inverse(sorting)).collect();
+            Ok((shown, classes.clone().chain(classes).collect()))
         }
         Task::ShuffleAndLearn if config.pieces == 3 => {
             let right = vec![vec![1, 2, 3]; 2];
@@ -345,7 +347,7 @@ mod tests {
         for (config, arch, frames) in [
             (small(Task::Order, 4), "resnet10_w4_late", 4),
             (small(Task::ShuffleAndLearn, 6), "resnet10_w4_late", 6),
-            (Config { piece_frames: 2, ..small(Task::Order, 9) }, "r3d10_w4", 9),
+            (Config { pieces: 3, piece_frames: 2, ..small(Task::Order, 9) }, "r3d10_w4", 9),
         ] {
             let (x, scratch) = (clips(12, frames), tempfile::tempdir().unwrap());
             let batch = Views(vec![x.shallow_clone()]);
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_an_order_of_its_class_and_sorting_by_it_puts_the_frames_in_a_row() {
+    fn a_class_is_what_sorts_the_frames_played_forward_or_backward() {
         let method = build(small(Task::Order, 4)).unwrap();
         // Every frame says its number.
         let x = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([1, 1, 4, 1, 1]).expand([24, 1, 4, 2, 2], false);
@@ -366,9 +368,9 @@ mod tests {
         for row in 0..24 {
             let numbers = Vec::<f64>::try_from(shown.get(row).select(0, 0).select(1, 0).select(1, 0)).unwrap();
             let order: Vec<i64> = numbers.iter().map(|n| *n as i64).collect();
-            let known = &orders_up_to_reversal(4)[classes[row as usize] as usize];
-            let reversed: Vec<i64> = order.iter().rev().copied().collect();
-            assert!(order == *known || reversed == *known, "{order:?} {known:?}");
+            let sorting = &orders_up_to_reversal(4)[classes[row as usize] as usize];
+            let sorted: Vec<i64> = sorting.iter().map(|place| order[*place as usize]).collect();
+            assert!(sorted == [0, 1, 2, 3] || sorted == [3, 2, 1, 0], "{order:?} {sorting:?}");
         }
         let places = method.arrangements.index_select(0, &plan.row).argsort(1, false);
         let sorted = chosen_frames(&shown, &places).unwrap();

@@ -101,6 +101,10 @@ impl Method for Multi {
         self.objectives.validate(&self.split(batch)?)
     }
 
+    fn vital(&self) -> Vec<(String, f64)> {
+        self.objectives.vital()
+    }
+
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         self.objectives.look(&self.split(batch)?)
     }
