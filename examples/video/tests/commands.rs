@@ -83,7 +83,10 @@ fn videos_in_a_row_are_cut_where_one_ends_and_each_part_has_a_key_frame() {
     let sheet = fs::read(out.join("summary.png")).unwrap();
     assert_eq!(image::load_from_memory(&sheet).unwrap().width(), 1200);
     run(asked("summarize", &dir, &films).arg("--join").arg("--out").arg(&out)).succeeds();
-    assert_eq!((json(&out.join("summary.json")), fs::read(out.join("summary.png")).unwrap()), (summary, sheet));
+    assert_eq!(
+        (json(&out.join("summary.json")), fs::read(out.join("summary.png")).unwrap()),
+        (summary, sheet)
+    );
 }
 
 #[test]
@@ -96,7 +99,10 @@ fn videos_that_are_not_joined_have_a_folder_each_and_as_many_key_frames_as_asked
         assert!(out.join(folder).join("summary.png").is_file());
         assert_eq!((&summary["seconds"], &summary["frames_per_second"]), (&4.0.into(), &10.0.into()));
         let keys = |segment: &Value| segment["key_frames"].as_array().unwrap().len();
-        assert!(summary["segments"].as_array().unwrap().iter().all(|segment| keys(segment) == 3), "{summary}");
+        assert!(
+            summary["segments"].as_array().unwrap().iter().all(|segment| keys(segment) == 3),
+            "{summary}"
+        );
     }
 }
 
