@@ -176,7 +176,7 @@ fn bad_input_is_named_in_one_line_and_leaves_nothing() {
     };
     refused(asked("summarize", &dir, &[]), "expected videos behind the run");
     refused(asked("summarize", &absent, &films), "absent.mp4/config.json: cannot read");
-    refused(asked("summarize", &dir, &[absent.clone()]), "absent.mp4: cannot read");
+    refused(asked("summarize", &dir, std::slice::from_ref(&absent)), "absent.mp4: cannot read");
     refused(asked("summarize", &dir, &[text]), "text: no videos");
     for (name, flags, part) in [
         ("summarize", ["--key-frames", "0"], "--key-frames: expected at least 1, got 0"),
