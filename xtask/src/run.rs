@@ -25,7 +25,7 @@ const MADE_OF: &str = "moving-";
 const DEFAULT_EVAL_DATA: [(&str, &str); 1] = [("audio", "timgm6mb-soundfont")];
 
 /// Words after the modality that ask for no training.
-const NO_DATA: [&str; 11] = [
+const NO_DATA: [&str; 12] = [
     "list",
     "help",
     "-h",
@@ -37,6 +37,7 @@ const NO_DATA: [&str; 11] = [
     "nearest",
     "similarity",
     "analogy",
+    "summarize",
 ];
 
 /// What `cargo xtask run` takes.
@@ -238,9 +239,15 @@ mod tests {
 
     #[test]
     fn a_question_fetches_nothing() -> Result<()> {
-        for question in
-            ["", "list", "simclr --help", "--help", "similarity runs/a pairs.txt", "analogy runs/a words.txt"]
-        {
+        for question in [
+            "",
+            "list",
+            "simclr --help",
+            "--help",
+            "similarity runs/a pairs.txt",
+            "analogy runs/a words.txt",
+            "summarize --join runs/a a.mp4 b.mp4",
+        ] {
             assert_eq!(name_for(question)?, None, "{question}");
         }
         Ok(())

@@ -280,6 +280,85 @@ fn the_lists_of_ucf101_say_what_is_for_the_test() {
     );
 }
 
+/// The official lists of UCF101 for three of its classes, and their videos; each division holds out another group.
+#[cfg(unix)]
+fn write_ucf101(root: &Path, folder_of: impl Fn(&str) -> String) {
+    let lists = root.join("lists/ucfTrainTestlist");
+    // In the names of folders, in those of files, and as a number.
+    let classes = [
+        ("Hammering", "Hammering", 35),
+        ("HammerThrow", "HammerThrow", 36),
+        ("HandstandPushups", "HandStandPushups", 37),
+    ];
+    let index: String = classes.iter().map(|(class, _, number)| format!("{number} {class}\r\n")).collect();
+    write(&lists.join("classInd.txt"), index);
+    for list in 1..=3 {
+        let (mut train, mut test) = (String::new(), String::new());
+        for (class, name, number) in classes {
+            for group in 1..=3 {
+                let file = format!("v_{name}_g{group:02}_c01.avi");
+                write(&root.join("videos").join(folder_of(class)).join(&file), "video 20 25/1 25/1");
+                match group == list {
+                    true => test += &format!("{class}/{file}\n"),
+                    false => train += &format!("{class}/{file} {number}\n"),
+                }
+            }
+        }
+        write(&lists.join(format!("trainlist{list:02}.txt")), train);
+        write(&lists.join(format!("testlist{list:02}.txt")), test);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn ucf101_is_read_as_its_archives_unpack_with_its_own_numbers_of_classes() {
+    let programs = tempfile::tempdir().unwrap();
+    let options = stand_in(programs.path());
+    // All videos in one folder, or in folders of their classes: both are offered.
+    let flat = |_: &str| "UCF101".to_string();
+    let by_class = |class: &str| format!("UCF-101/{class}");
+    for folder_of in [&flat as &dyn Fn(&str) -> String, &by_class] {
+        let data = tempfile::tempdir().unwrap();
+        write_ucf101(data.path(), folder_of);
+        for list in 1..=3 {
+            let options = Options { ucf101_list: list, ..options.clone() };
+            let train = open(data.path(), Split::Train, &options).unwrap();
+            let test = open(data.path(), Split::Test, &options).unwrap();
+            assert_eq!((train.len(), test.len()), (6, 3));
+            for set in [&train, &test] {
+                assert_eq!(set.class_names(), ["Hammering", "HammerThrow", "HandstandPushups"]);
+                for index in 0..set.len() {
+                    let name = set.name(index).to_ascii_lowercase();
+                    let class = set.class_names()[set.label(index).unwrap() as usize].to_ascii_lowercase();
+                    assert!(name.contains(&format!("v_{class}_g")), "{name} is no {class}");
+                    let is_held_out = name.contains(&format!("_g{list:02}_"));
+                    assert_eq!(is_held_out, Arc::ptr_eq(set, &test), "{name} in list {list}");
+                }
+            }
+            assert_eq!((train.frames(0), train.rate(0)), (20, 25.0));
+        }
+    }
+}
+
+#[test]
+fn moving_mnist_is_read_with_time_before_the_videos() {
+    let data = tempfile::tempdir().unwrap();
+    // As mnist_test_seq.npy, [20, 10000, 64, 64], with fewer videos: each frame has the value 10 * video + time.
+    let frame = |time: u8, video: u8| vec![10 * video + time; 64 * 64];
+    let bytes: Vec<u8> = (0..20).flat_map(|time| (0..3).flat_map(move |video| frame(time, video))).collect();
+    npy(&data.path().join("mnist_test_seq.npy"), "(20, 3, 64, 64)", &bytes);
+    let options = Options { size: [64, 64], channels: 1, ..without_programs() };
+    let set = open(data.path(), Split::Train, &options).unwrap();
+    assert_eq!((set.len(), set.labels(), set.size()), (3, None, [64, 64]));
+    for video in 0..3 {
+        assert_eq!(set.frames(video), 20);
+        let clip = set.clip(video, &[0, 7, 19]).unwrap();
+        let expected = [0, 7, 19].map(|time| 10 * video as u8 + time);
+        assert!(clip.chunks(64 * 64).zip(expected).all(|(frame, value)| frame.iter().all(|&x| x == value)));
+    }
+    assert!(matches!(open(data.path(), Split::Test, &options), Err(ssl_core::Error::Absent { .. })));
+}
+
 #[test]
 fn nothing_that_is_a_video_and_options_out_of_range_are_named() {
     let data = tempfile::tempdir().unwrap();

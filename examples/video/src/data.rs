@@ -21,6 +21,11 @@ const HELD_OUT: u64 = 112;
 /// Frames are stored so much larger than they are seen, to be cropped.
 const MARGIN: f64 = 1.25;
 
+/// The side of the frames as they are stored, where so many pixels are seen.
+pub(crate) fn stored_side(size: usize) -> usize {
+    (size as f64 * MARGIN).round() as usize
+}
+
 /// How videos are read or made.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -133,7 +138,7 @@ fn moving(path: &Path, settings: &Settings) -> Result<Sets> {
 
 /// Videos from files.
 fn read(path: &Path, settings: &Settings) -> Result<Sets> {
-    let side = (settings.size as f64 * MARGIN).round() as usize;
+    let side = stored_side(settings.size);
     let options = Options {
         size: [side, side],
         channels: settings.channels,

@@ -1,8 +1,10 @@
-//! Pretrains and evaluates a video encoder: `video <method> [flags]`, `video list`.
+//! Pretrains and evaluates a video encoder: `video <method> [flags]`, `video list`; and what one does with it: `video
+//! summarize`, `video nearest`, `video embed`.
 //!
 //! The last line on standard output is the summary of the run as JSON; everything else goes to standard error.
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
+mod commands;
 mod data;
 mod examples;
 mod picture;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     exit(match matches.subcommand() {
         Some(("list", _)) => list(ALL.iter().map(|entry| entry.info)),
+        Some((name, flags)) if commands::NAMES.contains(&name) => commands::run(name, flags),
         Some((name, flags)) => run(name, flags, began),
         None => Ok(ExitCode::SUCCESS),
     })
@@ -43,6 +46,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(Command::new("list").about("Lists the methods"))
         .subcommands(methods)
+        .subcommands(commands::all())
 }
 
 fn video_flags() -> [Arg; 7] {
