@@ -5,20 +5,21 @@
 //! <https://arxiv.org/abs/2103.17239>.
 use super::{
     Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames, at,
+    fused,
 };
 use crate::tensor::at_least_float;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 use tch::nn::{Init, Path};
+use tch::{Kind, Tensor};
 
 /// Normalization of each position over its features; weight 1 and bias 0 at the start.
 #[derive(Debug)]
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) eps: f64,
 }
 
 impl LayerNorm {
@@ -195,9 +196,41 @@ impl Block {
             Some([first, second]) => [Some(first), Some(second)],
             None => [None, None],
         };
-        let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
-        let x = self.residual(x, norm1, scale1, attend, mode)?;
-        self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode)
+        let is_fused = self.is_plain(mode) && fused::applies(x)?;
+        let x = match fused::attention(&self.attention, x, mask, mode).filter(|_| is_fused) {
+            Some(branch) => self.fused_residual(x, norm1, &branch, mode)?,
+            None => {
+                let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
+                self.residual(x, norm1, scale1, attend, mode)?
+            }
+        };
+        match fused::mlp(&self.mlp, mode).filter(|_| is_fused) {
+            Some(branch) => self.fused_residual(&x, norm2, &branch, mode),
+            None => self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode),
+        }
+    }
+
+    /// Whether nothing is between a branch and its sum.
+    fn is_plain(&self, mode: Mode) -> bool {
+        self.scales.is_none() && self.dropout.in_mode(mode) == 0. && self.drop_path.in_mode(mode) == 0.
+    }
+
+    /// The sum of `x` and a branch that adds it itself.
+    fn fused_residual(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        branch: &fused::Branch<'_>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let x = x.f_contiguous()?;
+        match self.place {
+            NormPlace::Pre => {
+                let (x, normalized) = fused::norm(norm, &x)?;
+                branch(&normalized, &x)
+            }
+            NormPlace::Post => norm.forward(&branch(&x.f_to_kind(Kind::BFloat16)?, &x)?, mode),
+        }
     }
 
     /// The sum of `x` and a branch.
@@ -261,8 +294,8 @@ impl Module for Block {
 mod tests {
     use super::*;
     use crate::{Precision, no_grad};
+    use tch::Device;
     use tch::nn::VarStore;
-    use tch::{Device, Kind};
 
     const SMALL: BlockConfig = BlockConfig {
         dim: 12,
@@ -459,6 +492,62 @@ mod tests {
         let near = |a: &Tensor, b: &Tensor| f64::try_from((a - b).norm() / b.norm()).unwrap();
         let (output, gradient) = (near(&y, &exact), near(&gradient, &exact_gradient));
         assert!(output > 0. && output < 0.03 && gradient < 0.2, "{output} {gradient}");
+    }
+
+    #[test]
+    fn fused_branches_have_the_outputs_and_gradients_of_the_layers() {
+        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
+        let x = randn(&[3, 7, 64]).set_requires_grad(true);
+        for (activation, place, names, mask) in [
+            (Activation::Gelu, NormPlace::Pre, TIMM, AttentionMask::None),
+            (Activation::GeluTanh, NormPlace::Post, BERT, AttentionMask::Causal),
+        ] {
+            let (vars, block) = block(&BlockConfig { activation, norm: place, ..wide }, &names);
+            let mut leaves: Vec<_> = vars.variables().into_iter().collect();
+            leaves.sort_by(|(a, _), (b, _)| a.cmp(b));
+            leaves.iter_mut().filter(|(_, x)| x.dim() == 2).for_each(|(_, x)| no_grad(|| drop(x.g_mul_scalar_(0.2))));
+            assert!(fused::attention(&block.attention, &x, mask, Mode::Train).is_some(), "{names:?}");
+            assert!(fused::mlp(&block.mlp, Mode::Train).is_some());
+            let run = |precision: Precision| {
+                let y = precision.scope(Device::Cpu, || block.forward_masked(&x, mask, Mode::Train)).unwrap();
+                let inputs: Vec<_> = leaves.iter().map(|(_, leaf)| leaf).chain([&x]).collect();
+                let gradients = Tensor::run_backward(&[(&y * 2.).sin().sum(Kind::Float)], &inputs, false, false);
+                (y.detach(), gradients)
+            };
+            let ((exact, exact_gradients), (y, gradients)) = (run(Precision::Fp32), run(Precision::Bf16));
+            let largest = exact_gradients.iter().map(|x| f64::try_from(x.norm()).unwrap()).fold(0., f64::max);
+            let off = f64::try_from((&y - &exact).norm() / exact.norm()).unwrap();
+            assert!(off > 0. && off < 0.02, "{off}");
+            for ((a, b), name) in gradients.iter().zip(&exact_gradients).zip(leaves.iter().map(|(name, _)| name)) {
+                let off = f64::try_from((a - b).norm()).unwrap();
+                // Biases of keys have none.
+                assert!(off < 0.03 * f64::try_from(b.norm()).unwrap() + 1e-3 * largest, "{name}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn branches_of_another_kind_are_not_fused() {
+        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
+        let (x, hidden) = (randn(&[2, 5, 64]), Tensor::zeros([5, 5], (Kind::Float, Device::Cpu)));
+        for config in [
+            BlockConfig { heads: 4, activation: Activation::SwiGlu, ..wide },
+            BlockConfig { hidden: 80, rotary: Some(100.), ..wide },
+            BlockConfig { dropout: 0.1, attention_dropout: 0.1, ..wide },
+        ] {
+            let (_vars, block) = block(&config, &TIMM);
+            assert!(fused::attention(&block.attention, &x, AttentionMask::None, Mode::Train).is_none());
+            assert!(fused::mlp(&block.mlp, Mode::Train).is_none(), "{config:?}");
+        }
+        let (_vars, sees_all) = block(&wide, &TIMM);
+        let one = |x: &Tensor, mask| fused::attention(&sees_all.attention, x, mask, Mode::Train).is_some();
+        assert!(one(&x, AttentionMask::None) && !one(&x, AttentionMask::Additive(&hidden)));
+        assert!(!one(&randn(&[1, 257, 64]), AttentionMask::None) && !one(&randn(&[2, 5, 32]), AttentionMask::None));
+        let scaled = BlockConfig { layer_scale: Some(0.1), ..wide };
+        for (config, plain) in [(wide, true), (scaled, false), (BlockConfig { drop_path: 0.1, ..wide }, false)] {
+            let (_vars, block) = block(&config, &TIMM);
+            assert_eq!(block.is_plain(Mode::Train), plain, "{config:?}");
+        }
     }
 
     #[test]
