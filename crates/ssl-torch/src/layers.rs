@@ -165,8 +165,9 @@ mod tests {
     fn assert_near(inputs: &[&Tensor], fused: &[Tensor], plain: &[Tensor]) {
         let gradients = |outputs: &[Tensor]| {
             // Of one sign, so that sums of rounded gradients do not cancel.
-            let wave =
-                |x: &Tensor| Tensor::arange(x.numel() as i64, (Kind::Float, Device::Cpu)).sin().view_as(x) + 1.5;
+            let wave = |x: &Tensor| {
+                Tensor::arange(x.numel() as i64, (Kind::Float, Device::Cpu)).sin().view_as(x) + 1.5
+            };
             let sum = |x: &Tensor| (x.to_kind(Kind::Float) * wave(x)).sum(Kind::Float);
             let total = outputs.iter().map(sum).reduce(|a, b| a + b).unwrap();
             Tensor::run_backward(&[total], inputs, false, false)
@@ -232,8 +233,12 @@ mod tests {
             let (qkv, qkv_bias) = (randn(&[3 * width, width], 0.2), randn(&[3 * width], 0.3));
             let (proj, bias) = (randn(&[width, width], 0.2), randn(&[width], 0.3));
             for sight in [Sight::All, Sight::Causal] {
-                let y = fused_attention(&half(&x), &residual, (&qkv, &qkv_bias), (&proj, &bias), (heads, sight));
-                let parts = linear(&x, &qkv, &qkv_bias).view([b, n, 3, heads, head]).permute([2, 0, 3, 1, 4]).unbind(0);
+                let y =
+                    fused_attention(&half(&x), &residual, (&qkv, &qkv_bias), (&proj, &bias), (heads, sight));
+                let parts = linear(&x, &qkv, &qkv_bias)
+                    .view([b, n, 3, heads, head])
+                    .permute([2, 0, 3, 1, 4])
+                    .unbind(0);
                 let logits = parts[0].matmul(&parts[1].transpose(-2, -1)) / (head as f64).sqrt();
                 let ahead = Tensor::full([n, n], f64::NEG_INFINITY, (Kind::Float, Device::Cpu)).triu(1);
                 let logits = if sight == Sight::Causal { logits + ahead } else { logits };
@@ -254,7 +259,8 @@ mod tests {
         let run = || {
             let (same, y) = fused_norm(&x, (&norm, &b), 1e-6).unwrap();
             let y = fused_mlp(&y, &same, (&w, &b), (&w, &b), Gelu::Exact).unwrap();
-            let gradients = Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&x, &w, &b, &norm], false, false);
+            let gradients =
+                Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&x, &w, &b, &norm], false, false);
             (y, gradients)
         };
         let ((y, gradients), (again, gradients_again)) = (run(), run());

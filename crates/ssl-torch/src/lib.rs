@@ -30,6 +30,4 @@ pub use cuda::{cuda_is_bf16_fast, cuda_peak_bytes, load_cuda};
 pub use ffi::Error;
 pub use fused::{AdamW, Sgd, fused_adamw, fused_sgd, set_grad};
 pub use generator::{generator_state, set_generator_state};
-pub use layers::{
-    Gelu, Sight, WeightAndBias, fused_attention, fused_layers_apply, fused_mlp, fused_norm,
-};
+pub use layers::{Gelu, Sight, WeightAndBias, fused_attention, fused_layers_apply, fused_mlp, fused_norm};

@@ -51,10 +51,8 @@ pub(super) fn attention<'a>(
         AttentionMask::Additive(_) => return None,
     };
     let short = matches!(x.size()[..], [_, n, dim] if n <= PRODUCTS_UP_TO && dim == of.dim);
-    let fits = short
-        && of.dim % (STEP * of.heads) == 0
-        && of.rotary.is_none()
-        && of.dropout.in_mode(mode) == 0.;
+    let fits =
+        short && of.dim % (STEP * of.heads) == 0 && of.rotary.is_none() && of.dropout.in_mode(mode) == 0.;
     let (parts, proj) = (of.qkv.iter().map(plain).collect::<Option<Vec<_>>>()?, plain(&of.proj)?);
     fits.then(|| -> Branch<'a> {
         Box::new(move |x, residual| {

@@ -4,8 +4,8 @@
 //! al., 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Touvron et al., 2021 (layer scale):
 //! <https://arxiv.org/abs/2103.17239>.
 use super::{
-    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames, at,
-    fused,
+    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames,
+    at, fused,
 };
 use crate::tensor::at_least_float;
 use crate::{Error, Result};
@@ -505,20 +505,26 @@ mod tests {
             let (vars, block) = block(&BlockConfig { activation, norm: place, ..wide }, &names);
             let mut leaves: Vec<_> = vars.variables().into_iter().collect();
             leaves.sort_by(|(a, _), (b, _)| a.cmp(b));
-            leaves.iter_mut().filter(|(_, x)| x.dim() == 2).for_each(|(_, x)| no_grad(|| drop(x.g_mul_scalar_(0.2))));
+            leaves
+                .iter_mut()
+                .filter(|(_, x)| x.dim() == 2)
+                .for_each(|(_, x)| no_grad(|| drop(x.g_mul_scalar_(0.2))));
             assert!(fused::attention(&block.attention, &x, mask, Mode::Train).is_some(), "{names:?}");
             assert!(fused::mlp(&block.mlp, Mode::Train).is_some());
             let run = |precision: Precision| {
                 let y = precision.scope(Device::Cpu, || block.forward_masked(&x, mask, Mode::Train)).unwrap();
                 let inputs: Vec<_> = leaves.iter().map(|(_, leaf)| leaf).chain([&x]).collect();
-                let gradients = Tensor::run_backward(&[(&y * 2.).sin().sum(Kind::Float)], &inputs, false, false);
+                let gradients =
+                    Tensor::run_backward(&[(&y * 2.).sin().sum(Kind::Float)], &inputs, false, false);
                 (y.detach(), gradients)
             };
             let ((exact, exact_gradients), (y, gradients)) = (run(Precision::Fp32), run(Precision::Bf16));
             let largest = exact_gradients.iter().map(|x| f64::try_from(x.norm()).unwrap()).fold(0., f64::max);
             let off = f64::try_from((&y - &exact).norm() / exact.norm()).unwrap();
             assert!(off > 0. && off < 0.02, "{off}");
-            for ((a, b), name) in gradients.iter().zip(&exact_gradients).zip(leaves.iter().map(|(name, _)| name)) {
+            for ((a, b), name) in
+                gradients.iter().zip(&exact_gradients).zip(leaves.iter().map(|(name, _)| name))
+            {
                 let off = f64::try_from((a - b).norm()).unwrap();
                 // Biases of keys have none.
                 assert!(off < 0.03 * f64::try_from(b.norm()).unwrap() + 1e-3 * largest, "{name}: {off}");
@@ -542,9 +548,14 @@ mod tests {
         let (_vars, sees_all) = block(&wide, &TIMM);
         let one = |x: &Tensor, mask| fused::attention(&sees_all.attention, x, mask, Mode::Train).is_some();
         assert!(one(&x, AttentionMask::None) && !one(&x, AttentionMask::Additive(&hidden)));
-        assert!(!one(&randn(&[1, 257, 64]), AttentionMask::None) && !one(&randn(&[2, 5, 32]), AttentionMask::None));
+        assert!(
+            !one(&randn(&[1, 257, 64]), AttentionMask::None)
+                && !one(&randn(&[2, 5, 32]), AttentionMask::None)
+        );
         let scaled = BlockConfig { layer_scale: Some(0.1), ..wide };
-        for (config, plain) in [(wide, true), (scaled, false), (BlockConfig { drop_path: 0.1, ..wide }, false)] {
+        for (config, plain) in
+            [(wide, true), (scaled, false), (BlockConfig { drop_path: 0.1, ..wide }, false)]
+        {
             let (_vars, block) = block(&config, &TIMM);
             assert_eq!(block.is_plain(Mode::Train), plain, "{config:?}");
         }

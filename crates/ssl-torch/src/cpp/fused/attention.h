@@ -8,17 +8,8 @@ namespace {
 
 using ssl_fused::Attention;
 
-// Where queries, keys or values of one example and head lie, and what is between two rows.
+// Queries, keys and values lie side by side.
 constexpr long kParts = 3;
-
-// What follows a product whose rows are needed whole.
-struct Single {
-  float* to;
-  long stride;
-  void operator()(long row, long column, const float* x, long width) const {
-    std::memcpy(to + row * stride + column, x, sizeof(float) * (std::size_t)width);
-  }
-};
 
 // Scratch memory of one example and head.
 struct Room {
@@ -86,7 +77,7 @@ inline void mix(const Attention& of, const bf16* q, bf16* weights, bf16* mixed, 
   const long stride = kParts * of.width;
   const Room space = room(scratch, n, padded, head);
   panels_of_transpose(q + of.width, stride, n, head, space.transposed);
-  product(plain(q, stride), n, space.transposed, head / 2, padded, Single{space.logits, padded});
+  product(plain(q, stride), n, space.transposed, head / 2, padded, space.logits, padded);
   for (long i = 0; i < n; ++i) {
     softmax(space.logits + i * padded, of.causal ? i + 1 : n, padded, scale_of(head), weights + i * padded);
   }
@@ -104,17 +95,17 @@ inline void mix_backward(const Attention& of, const bf16* q, const bf16* weights
   const Room space = room(scratch, n, padded, head);
   const Left across = {space.pairs, 2, 2 * padded};
   panels_of_transpose(q + 2 * of.width, stride, n, head, space.transposed);
-  product(plain(dmixed, of.width), n, space.transposed, head / 2, padded, Single{space.logits, padded});
+  product(plain(dmixed, of.width), n, space.transposed, head / 2, padded, space.logits, padded);
   for (long i = 0; i < n; ++i) {
     const long at = i * padded;
     softmax_backward(space.logits + at, weights + at, padded, scale_of(head), space.slopes + at);
   }
-  pairs_of_rows(weights, padded, n, padded, space.pairs, 2 * padded, nullptr);
+  pairs_of_rows(weights, padded, n, padded, space.pairs, 2 * padded);
   panels_of_rows(dmixed, of.width, n, head, space.panels);
   product(across, n, space.panels, pairs, head, Half{dq + 2 * of.width, stride, nullptr});
   panels_of_rows(q + of.width, stride, n, head, space.panels);
   product(plain(space.slopes, padded), n, space.panels, pairs, head, Half{dq, stride, nullptr});
-  pairs_of_rows(space.slopes, padded, n, padded, space.pairs, 2 * padded, nullptr);
+  pairs_of_rows(space.slopes, padded, n, padded, space.pairs, 2 * padded);
   panels_of_rows(q, stride, n, head, space.panels);
   product(across, n, space.panels, pairs, head, Half{dq + of.width, stride, nullptr});
 }

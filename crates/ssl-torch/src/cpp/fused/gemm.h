@@ -110,13 +110,42 @@ inline void product(const Left& a, long rows, const bf16* b, long pairs, long co
   }
 }
 
-// Sixteen columns of two rows as sixteen pairs.
-inline __m512i interleaved(__m256i first, __m256i second) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+// The same where the sums are wanted as they are, in rows of `stride`.
+inline void product(const Left& a, long rows, const bf16* b, long pairs, long columns, float* to, long stride) {
+  for (long column = 0; column < columns; column += kPanel) {
+    const long width = columns - column < kPanel ? columns - column : kPanel;
+    for (long row = 0; row < rows;) {
+      const Shape of = shape(width / kVector, rows - row);
+      of.tile(pairs, {a.data + row * a.by_row, a.by_row, a.by_pair}, b, to + row * stride + column, stride, false);
+      row += of.rows;
+    }
+    b += 2 * pairs * width;
+  }
 }
 
-inline __m256i columns_of(const bf16* x) { return _mm256_loadu_si256((const __m256i*)x); }
-inline __m256i columns_of(const float* x) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)); }
+// Of two rows, 16 columns or the first 32 of more, as pairs; the second row may be null, for zeros.
+inline void interleave(const bf16* first, const bf16* second, long columns, bf16* to) {
+  const __mmask32 some = columns < 2 * kVector ? 0xffff : 0xffffffff;
+  const __m512i a = _mm512_maskz_loadu_epi16(some, first);
+  const __m512i b = second != nullptr ? _mm512_maskz_loadu_epi16(some, second) : _mm512_setzero_si512();
+  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
+                                       36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+  if (columns >= 2 * kVector) {
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(kVector));
+    _mm512_storeu_si512(to + 2 * kVector, _mm512_permutex2var_epi16(a, high, b));
+  }
+}
+
+// The same, rounded.
+inline void interleave(const float* first, const float* second, long columns, bf16* to) {
+  bf16 halves[2][2 * kVector];
+  for (long j = 0; j < columns && j < 2 * kVector; j += kVector) {
+    store(halves[0] + j, _mm512_loadu_ps(first + j));
+    if (second != nullptr) store(halves[1] + j, _mm512_loadu_ps(second + j));
+  }
+  interleave(halves[0], second != nullptr ? halves[1] : nullptr, columns, to);
+}
 
 // Panels of `x`, `[rows, columns]`, for a product over its rows; an odd last row pairs with zeros.
 template <typename T>
@@ -126,12 +155,11 @@ inline void panels_of_rows(const T* x, long stride, long rows, long columns, bf1
     const long width = columns - column < kPanel ? columns - column : kPanel;
     for (long k = 0; k < pairs; ++k) {
       const T* first = x + 2 * k * stride + column;
-      const bool both = 2 * k + 1 < rows;
-      for (long j = 0; j < width; j += kVector) {
-        const __m256i second = both ? columns_of(first + stride + j) : _mm256_setzero_si256();
-        _mm512_storeu_si512(to, interleaved(columns_of(first + j), second));
-        to += 2 * kVector;
+      const T* second = 2 * k + 1 < rows ? first + stride : nullptr;
+      for (long j = 0; j < width; j += 2 * kVector) {
+        interleave(first + j, second != nullptr ? second + j : nullptr, width - j, to + 2 * j);
       }
+      to += 2 * width;
     }
   }
 }
@@ -196,23 +224,26 @@ inline void panels_of_transpose(const T* x, long stride, long rows, long columns
 }
 
 // `x`, `[rows, columns]`, as pairs of rows, for the left side of a product over its rows: the pair of rows 2 k and
-// 2 k + 1 begins at `to + k * stride_to`. Adds the sums of the columns to `total` if it is not null.
-inline void pairs_of_rows(const bf16* x, long stride, long rows, long columns, bf16* to, long stride_to,
-                          float* total) {
+// 2 k + 1 begins at `to + k * stride_to`.
+inline void pairs_of_rows(const bf16* x, long stride, long rows, long columns, bf16* to, long stride_to) {
   for (long k = 0; k < (rows + 1) / 2; ++k) {
     const bf16* first = x + 2 * k * stride;
-    const bool both = 2 * k + 1 < rows;
-    for (long j = 0; j < columns; j += kVector) {
-      const __m512i pairs =
-          interleaved(columns_of(first + j), both ? columns_of(first + stride + j) : _mm256_setzero_si256());
-      _mm512_storeu_si512(to + k * stride_to + 2 * j, pairs);
-      if (total != nullptr) {
-        const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-        const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
-        const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(total + j), _mm512_add_ps(low, high));
-        _mm512_storeu_ps(total + j, sum);
-      }
+    const bf16* second = 2 * k + 1 < rows ? first + stride : nullptr;
+    for (long j = 0; j < columns; j += 2 * kVector) {
+      interleave(first + j, second != nullptr ? second + j : nullptr, columns - j, to + k * stride_to + 2 * j);
     }
+  }
+}
+
+// Adds the sums of the columns of such pairs to `total`.
+inline void add_sums(const bf16* x, long stride, long pairs, long columns, float* total) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  for (long j = 0; j < columns; j += kVector) {
+    __m512 sum = _mm512_loadu_ps(total + j);
+    for (long k = 0; k < pairs; ++k) {
+      sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + k * stride + 2 * j), ones);
+    }
+    _mm512_storeu_ps(total + j, sum);
   }
 }
 

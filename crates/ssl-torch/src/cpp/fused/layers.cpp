@@ -198,7 +198,7 @@ struct Attention : torch::autograd::Function<Attention> {
     auto weights = half({examples, heads, of.n, ssl_fused::padded(of.n)});
     auto mixed = half({examples * of.n, of.width});
     auto y = empty(x.sizes(), at::kFloat);
-    const long each = examples_of_part(of);
+    const long each = examples_of_part(of, examples);
     const long parts = parts_of(examples, each);
     const long room = ssl_fused::attention_scratch(of, each);
     const auto scratch = half({workers(parts), room});
@@ -230,7 +230,7 @@ struct Attention : torch::autograd::Function<Attention> {
     auto dy_half = half({examples * of.n, of.width});
     auto dqkv = half({examples * of.n, 3 * of.width});
     auto dx = half(x.sizes());
-    const long each = examples_of_part(of);
+    const long each = examples_of_part(of, examples);
     const long parts = parts_of(examples, each);
     const long room = ssl_fused::attention_scratch(of, each);
     const auto scratch = half({workers(parts), room});
@@ -247,7 +247,11 @@ struct Attention : torch::autograd::Function<Attention> {
     return {dx, dy, layers[0].dweight, layers[0].dbias, layers[1].dweight, layers[1].dbias, Tensor(), Tensor()};
   }
 
-  static long examples_of_part(const ssl_fused::Attention& of) { return std::max(1L, kRowsOfPart / of.n); }
+  // By fours, so that the rows fill tiles, unless that takes too much of the cache or leaves a worker without work.
+  static long examples_of_part(const ssl_fused::Attention& of, long examples) {
+    const long most = of.n < 2 * kRowsOfPart ? parts_of(parts_of(kRowsOfPart, of.n), 4) * 4 : 1;
+    return std::max(1L, std::min(most, examples / (4 * workers(examples))));
+  }
 };
 
 void check(const Tensor& x, const char* name, at::ScalarType kind, at::IntArrayRef size) {
