@@ -1,6 +1,6 @@
 //! What libtorch has and `tch` does not: mixed precision with a chosen dtype, activations recomputed in the
-//! backward pass, generator state, CPU capabilities, fused optimizer kernels and transformer layers, thread counts, CUDA loaded at run time.
-//! The only crate with C++ and `unsafe`.
+//! backward pass, generator state, CPU capabilities, fused optimizer kernels and transformer layers, thread counts,
+//! CUDA loaded at run time. The only crate with C++ and `unsafe`.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
