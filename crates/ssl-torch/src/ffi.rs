@@ -92,6 +92,7 @@ unsafe extern "C" {
         second: *const C_tensor,
         second_bias: *const C_tensor,
         approximate: c_int,
+        own: c_int,
         y: *mut *mut C_tensor,
         e: *mut *mut c_char,
     ) -> c_int;
@@ -104,6 +105,7 @@ unsafe extern "C" {
         proj_bias: *const C_tensor,
         heads: c_longlong,
         causal: c_int,
+        own: c_int,
         y: *mut *mut C_tensor,
         e: *mut *mut c_char,
     ) -> c_int;

@@ -27,17 +27,29 @@ pub enum Sight {
 /// A linear layer: its weight, `[out, in]`, and its bias, `[out]`.
 pub type WeightAndBias<'a> = (&'a Tensor, &'a Tensor);
 
+/// Whose matrix products run in a fused layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Products {
+    /// Those of this crate, a few rows at a time with what is between them: for vectors.
+    Own,
+    /// libtorch's, over all rows: they know AMX.
+    Libtorch,
+}
+
 /// Whether the fused layers take the place of others for tensors on `device`: in a scope of bfloat16 on a CPU with
-/// AVX512-BF16. With AMX libtorch's own products are faster.
+/// AVX512-BF16.
 ///
 /// # Errors
 /// When libtorch cannot tell what the CPU can do.
 pub fn fused_layers_apply(device: Device) -> Result<bool> {
-    if device != Device::Cpu || !Setting::now(device)?.is_on(Kind::BFloat16) {
-        return Ok(false);
-    }
-    static PRESENT: OnceLock<std::result::Result<bool, Error>> = OnceLock::new();
-    PRESENT.get_or_init(|| Ok(fused_layers_present()? && !CpuCapabilities::detect()?.amx_bf16)).clone()
+    Ok(device == Device::Cpu && Setting::now(device)?.is_on(Kind::BFloat16) && fused_layers_present()?)
+}
+
+/// The products that are fast on this CPU.
+fn products() -> Result<Products> {
+    static FOUND: OnceLock<std::result::Result<Products, Error>> = OnceLock::new();
+    let find = || Ok(if CpuCapabilities::detect()?.amx_bf16 { Products::Libtorch } else { Products::Own });
+    FOUND.get_or_init(find).clone()
 }
 
 /// Whether this build has the fused layers and this CPU runs them.
@@ -85,18 +97,26 @@ pub fn fused_mlp(
     second: WeightAndBias<'_>,
     gelu: Gelu,
 ) -> Result<Tensor> {
+    let inputs = [x, residual, first.0, first.1, second.0, second.1];
+    mlp_by(products()?, inputs, gelu)
+}
+
+fn mlp_by(products: Products, inputs: [&Tensor; 6], gelu: Gelu) -> Result<Tensor> {
     present()?;
+    let [x, residual, first, first_bias, second, second_bias] = inputs.map(handle);
+    let (approximate, own) = (i32::from(gelu == Gelu::Tanh), i32::from(products == Products::Own));
     let mut y = std::ptr::null_mut();
     // SAFETY: the handles live for the call; on success the pointer is a new tensor that passes to us.
     call(|e| unsafe {
         ffi::ssl_fused_mlp(
-            handle(x),
-            handle(residual),
-            handle(first.0),
-            handle(first.1),
-            handle(second.0),
-            handle(second.1),
-            i32::from(gelu == Gelu::Tanh),
+            x,
+            residual,
+            first,
+            first_bias,
+            second,
+            second_bias,
+            approximate,
+            own,
             &raw mut y,
             e,
         )
@@ -123,21 +143,18 @@ pub fn fused_attention(
     proj: WeightAndBias<'_>,
     (heads, sight): (i64, Sight),
 ) -> Result<Tensor> {
+    attention_by(products()?, [x, residual, qkv.0, qkv.1, proj.0, proj.1], heads, sight)
+}
+
+fn attention_by(products: Products, inputs: [&Tensor; 6], heads: i64, sight: Sight) -> Result<Tensor> {
     present()?;
+    let [x, residual, qkv, qkv_bias, proj, proj_bias] = inputs.map(handle);
+    let (causal, own) = (i32::from(sight == Sight::Causal), i32::from(products == Products::Own));
     let mut y = std::ptr::null_mut();
     // SAFETY: the handles live for the call; on success the pointer is a new tensor that passes to us.
     call(|e| unsafe {
         ffi::ssl_fused_attention(
-            handle(x),
-            handle(residual),
-            handle(qkv.0),
-            handle(qkv.1),
-            handle(proj.0),
-            handle(proj.1),
-            heads,
-            i32::from(sight == Sight::Causal),
-            &raw mut y,
-            e,
+            x, residual, qkv, qkv_bias, proj, proj_bias, heads, causal, own, &raw mut y, e,
         )
     })?;
     // SAFETY: as above.
@@ -215,9 +232,11 @@ mod tests {
             let (w1, b1) = (randn(&[hidden, width], 0.2), randn(&[hidden], 0.5));
             let (w2, b2) = (randn(&[width, hidden], 0.2), randn(&[width], 0.5));
             for (gelu, name) in [(Gelu::Exact, "none"), (Gelu::Tanh, "tanh")] {
-                let y = fused_mlp(&half(&x), &residual, (&w1, &b1), (&w2, &b2), gelu).unwrap();
-                let plain = &residual + linear(&linear(&x, &w1, &b1).gelu(name), &w2, &b2);
-                assert_near(&[&x, &residual, &w1, &b1, &w2, &b2], &[y], &[plain]);
+                for products in [Products::Own, Products::Libtorch] {
+                    let y = mlp_by(products, [&half(&x), &residual, &w1, &b1, &w2, &b2], gelu).unwrap();
+                    let plain = &residual + linear(&linear(&x, &w1, &b1).gelu(name), &w2, &b2);
+                    assert_near(&[&x, &residual, &w1, &b1, &w2, &b2], &[y], &[plain]);
+                }
             }
         }
     }
@@ -232,9 +251,14 @@ mod tests {
             let (x, residual) = (randn(&[b, n, width], 1.), randn(&[b, n, width], 1.));
             let (qkv, qkv_bias) = (randn(&[3 * width, width], 0.2), randn(&[3 * width], 0.3));
             let (proj, bias) = (randn(&[width, width], 0.2), randn(&[width], 0.3));
-            for sight in [Sight::All, Sight::Causal] {
-                let y =
-                    fused_attention(&half(&x), &residual, (&qkv, &qkv_bias), (&proj, &bias), (heads, sight));
+            for (sight, products) in [
+                (Sight::All, Products::Own),
+                (Sight::Causal, Products::Own),
+                (Sight::All, Products::Libtorch),
+                (Sight::Causal, Products::Libtorch),
+            ] {
+                let inputs = [&half(&x), &residual, &qkv, &qkv_bias, &proj, &bias];
+                let y = attention_by(products, inputs, heads, sight).unwrap();
                 let parts = linear(&x, &qkv, &qkv_bias)
                     .view([b, n, 3, heads, head])
                     .permute([2, 0, 3, 1, 4])
@@ -244,7 +268,7 @@ mod tests {
                 let logits = if sight == Sight::Causal { logits + ahead } else { logits };
                 let mixed = logits.softmax(-1, Kind::Float).matmul(&parts[2]).transpose(1, 2);
                 let plain = &residual + linear(&mixed.reshape([b, n, width]), &proj, &bias);
-                assert_near(&[&x, &residual, &qkv, &qkv_bias, &proj, &bias], &[y.unwrap()], &[plain]);
+                assert_near(&[&x, &residual, &qkv, &qkv_bias, &proj, &bias], &[y], &[plain]);
             }
         }
     }
@@ -292,8 +316,7 @@ mod tests {
     fn fused_layers_are_for_bfloat16_scopes_on_the_cpu() {
         assert!(!fused_layers_apply(Device::Cpu).unwrap());
         let _scope = Autocast::enter(Device::Cpu, Kind::BFloat16).unwrap();
-        let fast = fused_layers_present().unwrap() && !CpuCapabilities::detect().unwrap().amx_bf16;
-        assert_eq!(fused_layers_apply(Device::Cpu).unwrap(), fast);
+        assert_eq!(fused_layers_apply(Device::Cpu).unwrap(), fused_layers_present().unwrap());
         assert!(!fused_layers_apply(Device::Cuda(0)).unwrap());
         let _half = Autocast::enter(Device::Cpu, Kind::Half).unwrap();
         assert!(!fused_layers_apply(Device::Cpu).unwrap());

@@ -26,12 +26,12 @@ int ssl_fused_norm(const at::Tensor*, const at::Tensor*, const at::Tensor*, doub
 }
 
 int ssl_fused_mlp(const at::Tensor*, const at::Tensor*, const at::Tensor*, const at::Tensor*, const at::Tensor*,
-                  const at::Tensor*, int, at::Tensor**, char** error) {
+                  const at::Tensor*, int, int, at::Tensor**, char** error) {
   return absent(error);
 }
 
 int ssl_fused_attention(const at::Tensor*, const at::Tensor*, const at::Tensor*, const at::Tensor*, const at::Tensor*,
-                        const at::Tensor*, long long, int, at::Tensor**, char** error) {
+                        const at::Tensor*, long long, int, int, at::Tensor**, char** error) {
   return absent(error);
 }
 

@@ -70,7 +70,7 @@ inline void softmax_backward(const float* x, const bf16* weights, long padded, f
 inline float scale_of(long head) { return 1.f / __builtin_sqrtf((float)head); }
 
 // One example and head: `q` is in rows of three times the width.
-inline void mix(const Attention& of, const bf16* q, bf16* weights, bf16* mixed, bf16* scratch) {
+inline void mix_one(const Attention& of, const bf16* q, bf16* weights, bf16* mixed, bf16* scratch) {
   const long n = of.n;
   const long padded = rounded_up(n, kVector);
   const long head = of.width / of.heads;
@@ -85,7 +85,7 @@ inline void mix(const Attention& of, const bf16* q, bf16* weights, bf16* mixed, 
   product(plain(weights, padded), n, space.panels, (n + 1) / 2, head, Half{mixed, of.width, nullptr});
 }
 
-inline void mix_backward(const Attention& of, const bf16* q, const bf16* weights, const bf16* dmixed, bf16* dq,
+inline void mix_one_backward(const Attention& of, const bf16* q, const bf16* weights, const bf16* dmixed, bf16* dq,
                          bf16* scratch) {
   const long n = of.n;
   const long padded = rounded_up(n, kVector);
@@ -120,20 +120,37 @@ long attention_scratch(const Attention& of, long examples) {
   return examples * of.n * of.width + room_size(of.n, padded(of.n), of.width / of.heads);
 }
 
+void mix(const Attention& of, long examples, const bf16* qkv, bf16* weights, bf16* mixed, bf16* scratch) {
+  const long head = of.width / of.heads;
+  for (long example = 0; example < examples; ++example) {
+    for (long h = 0; h < of.heads; ++h) {
+      const long row = example * of.n;
+      bf16* own = weights + (example * of.heads + h) * of.n * padded(of.n);
+      mix_one(of, qkv + kParts * row * of.width + h * head, own, mixed + row * of.width + h * head, scratch);
+    }
+  }
+}
+
+void mix_backward(const Attention& of, long examples, const bf16* qkv, const bf16* weights, const bf16* dmixed,
+                  bf16* dqkv, bf16* scratch) {
+  const long head = of.width / of.heads;
+  for (long example = 0; example < examples; ++example) {
+    for (long h = 0; h < of.heads; ++h) {
+      const long row = example * of.n;
+      const bf16* own = weights + (example * of.heads + h) * of.n * padded(of.n);
+      const long at = kParts * row * of.width + h * head;
+      mix_one_backward(of, qkv + at, own, dmixed + row * of.width + h * head, dqkv + at, scratch);
+    }
+  }
+}
+
 void attention(const Attention& of, const bf16* x, const float* residual, long examples, const bf16* qkv_weight,
                const float* qkv_bias, const bf16* proj_weight, const float* proj_bias, bf16* qkv, bf16* weights,
                bf16* mixed, float* y, bf16* scratch) {
   const long rows = examples * of.n;
   const long stride = kParts * of.width;
   product(plain(x, of.width), rows, qkv_weight, of.width / 2, stride, Half{qkv, stride, qkv_bias});
-  const long head = of.width / of.heads;
-  for (long example = 0; example < examples; ++example) {
-    for (long h = 0; h < of.heads; ++h) {
-      const long row = example * of.n;
-      bf16* own = weights + (example * of.heads + h) * of.n * padded(of.n);
-      mix(of, qkv + row * stride + h * head, own, mixed + row * of.width + h * head, scratch);
-    }
-  }
+  mix(of, examples, qkv, weights, mixed, scratch);
   product(plain(mixed, of.width), rows, proj_weight, of.width / 2, of.width,
           Residual{residual, y, of.width, proj_bias});
 }
@@ -143,19 +160,10 @@ void attention_backward(const Attention& of, const float* dy, long examples, con
                         bf16* scratch) {
   const long rows = examples * of.n;
   const long stride = kParts * of.width;
-  const long head = of.width / of.heads;
   bf16* dmixed = scratch;
-  bf16* space = scratch + rows * of.width;
-  halved(dy, rows * of.width, dy_half);
+  halve(dy, rows * of.width, dy_half);
   product(plain(dy_half, of.width), rows, proj_weight, of.width / 2, of.width, Half{dmixed, of.width, nullptr});
-  for (long example = 0; example < examples; ++example) {
-    for (long h = 0; h < of.heads; ++h) {
-      const long row = example * of.n;
-      const bf16* own = weights + (example * of.heads + h) * of.n * padded(of.n);
-      const long at = row * stride + h * head;
-      mix_backward(of, qkv + at, own, dmixed + row * of.width + h * head, dqkv + at, space);
-    }
-  }
+  mix_backward(of, examples, qkv, weights, dmixed, dqkv, scratch + rows * of.width);
   product(plain(dqkv, stride), rows, qkv_weight, stride / 2, of.width, Half{dx, of.width, nullptr});
 }
 

@@ -62,10 +62,6 @@ inline Activated gelu_tanh(__m512 x) {
   return {_mm512_mul_ps(x, mass), _mm512_fmadd_ps(x, rise, mass)};
 }
 
-inline void halved(const float* x, long count, bf16* to) {
-  for (long i = 0; i < count; i += kVector) store(to + i, _mm512_loadu_ps(x + i));
-}
-
 // What follows a product: its rows, with a bias, in bfloat16.
 struct Half {
   bf16* to;
@@ -96,7 +92,15 @@ struct Residual {
   }
 };
 
-// The activation of the first layer of an MLP and, unless it is null, its slope.
+// The activation of sixteen numbers and, unless it is null, its slope.
+template <Activated (*function)(__m512)>
+inline void activated(__m512 x, bf16* to, bf16* slope) {
+  const Activated y = function(x);
+  store(to, y.value);
+  if (slope != nullptr) store(slope, y.slope);
+}
+
+// That of the first layer of an MLP.
 template <Activated (*function)(__m512)>
 struct Activate {
   bf16* to;
@@ -107,9 +111,7 @@ struct Activate {
     const long at = row * stride + column;
     for (long j = 0; j < width; j += kVector) {
       const __m512 value = rounded(_mm512_add_ps(_mm512_loadu_ps(x + j), _mm512_loadu_ps(bias + column + j)));
-      const Activated y = function(value);
-      store(to + at + j, y.value);
-      if (slope != nullptr) store(slope + at + j, y.slope);
+      activated<function>(value, to + at + j, slope != nullptr ? slope + at + j : nullptr);
     }
   }
 };
@@ -198,6 +200,31 @@ void norm_backward(const Norm& with, const float* x, const float* moments, const
   }
 }
 
+void activate(const Mlp& of, const bf16* x, long rows, bf16* inner, bf16* slope) {
+  for (long i = 0; i < rows * of.hidden; i += kVector) {
+    bf16* own = slope != nullptr ? slope + i : nullptr;
+    if (of.approximate) {
+      activated<gelu_tanh>(load(x + i), inner + i, own);
+    } else {
+      activated<gelu>(load(x + i), inner + i, own);
+    }
+  }
+}
+
+void times_slope(const bf16* slope, long count, bf16* x) {
+  for (long i = 0; i < count; i += kVector) store(x + i, _mm512_mul_ps(load(x + i), load(slope + i)));
+}
+
+void add(const bf16* x, const float* residual, long count, float* to) {
+  for (long i = 0; i < count; i += kVector) {
+    _mm512_storeu_ps(to + i, _mm512_add_ps(load(x + i), _mm512_loadu_ps(residual + i)));
+  }
+}
+
+void halve(const float* x, long count, bf16* to) {
+  for (long i = 0; i < count; i += kVector) store(to + i, _mm512_loadu_ps(x + i));
+}
+
 void mlp(const Mlp& of, const bf16* x, const float* residual, long rows, const bf16* first, const float* first_bias,
          const bf16* second, const float* second_bias, bf16* inner, bf16* slope, float* y) {
   const Left left = plain(x, of.width);
@@ -212,7 +239,7 @@ void mlp(const Mlp& of, const bf16* x, const float* residual, long rows, const b
 
 void mlp_backward(const Mlp& of, const float* dy, long rows, const bf16* slope, const bf16* first, const bf16* second,
                   bf16* dy_half, bf16* dinner, bf16* dx) {
-  halved(dy, rows * of.width, dy_half);
+  halve(dy, rows * of.width, dy_half);
   product(plain(dy_half, of.width), rows, second, of.width / 2, of.hidden, TimesSlope{slope, dinner, of.hidden});
   product(plain(dinner, of.hidden), rows, first, of.hidden / 2, of.width, Half{dx, of.width, nullptr});
 }

@@ -39,6 +39,13 @@ void mlp(const Mlp& of, const bf16* x, const float* residual, long rows, const b
 void mlp_backward(const Mlp& of, const float* dy, long rows, const bf16* slope, const bf16* first, const bf16* second,
                   bf16* dy_half, bf16* dinner, bf16* dx);
 
+// The parts of both between whole products by another hand: what follows the first layer, its gradient in place, and
+// the sum at the end.
+void activate(const Mlp& of, const bf16* x, long rows, bf16* inner, bf16* slope);
+void times_slope(const bf16* slope, long count, bf16* x);
+void add(const bf16* x, const float* residual, long count, float* to);
+void halve(const float* x, long count, bf16* to);
+
 // `residual + proj(attention(qkv(x)))` of `examples` of `n` rows each; weights are packed transposes.
 struct Attention {
   long n;
@@ -50,6 +57,10 @@ struct Attention {
 long padded(long n);
 // Elements of scratch memory that a part of `examples` needs.
 long attention_scratch(const Attention& of, long examples);
+// What is between the linear layers of attention.
+void mix(const Attention& of, long examples, const bf16* qkv, bf16* weights, bf16* mixed, bf16* scratch);
+void mix_backward(const Attention& of, long examples, const bf16* qkv, const bf16* weights, const bf16* dmixed,
+                  bf16* dqkv, bf16* scratch);
 void attention(const Attention& of, const bf16* x, const float* residual, long examples, const bf16* qkv_weight,
                const float* qkv_bias, const bf16* proj_weight, const float* proj_bias, bf16* qkv, bf16* weights,
                bf16* mixed, float* y, bf16* scratch);

@@ -1,91 +1,18 @@
 // Layers of a transformer as single autograd nodes over the kernels beside this file.
 #include "../guarded.h"
-#include "kernels.h"
-#include "parallel.h"
+#include "parts.h"
+#include "whole.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
-
-#include <stdexcept>
 
 namespace {
 
-using at::Tensor;
-using ssl_fused::bf16;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows that pass all of a layer before the next ones do: what they need stays in the second cache.
-constexpr long kRowsOfPart = 64;
-constexpr long kRowsOfNorm = 256;
-// Rows of a weight come in multiples of a vector.
-constexpr long kVector = 16;
-
-long parts_of(long count, long each) { return (count + each - 1) / each; }
-
-Tensor empty(at::IntArrayRef size, at::ScalarType kind) { return at::empty(size, at::TensorOptions().dtype(kind)); }
-Tensor half(at::IntArrayRef size) { return empty(size, at::kBFloat16); }
-
-const bf16* halves(const Tensor& x) { return static_cast<const bf16*>(x.const_data_ptr()); }
-bf16* mutable_halves(const Tensor& x) { return static_cast<bf16*>(x.mutable_data_ptr()); }
-const float* floats(const Tensor& x) { return x.const_data_ptr<float>(); }
-float* mutable_floats(const Tensor& x) { return x.mutable_data_ptr<float>(); }
-
-void plain_backward() {
-  if (at::GradMode::is_enabled()) {
-    throw std::runtime_error("fused layers: expected a plain backward pass, got one that is recorded");
-  }
-}
-
-Tensor packed(const Tensor& weight) {
-  auto to = half({weight.numel()});
-  ssl_fused::pack(floats(weight), weight.size(0), weight.size(1), mutable_halves(to));
-  return to;
-}
-
-Tensor packed_transpose(const Tensor& weight) {
-  auto to = half({weight.numel()});
-  ssl_fused::pack_transpose(floats(weight), weight.size(0), weight.size(1), mutable_halves(to));
-  return to;
-}
-
-// A linear layer whose gradients are asked for: that of its output, and its input.
-struct Layer {
-  Tensor dy;
-  Tensor x;
-  Tensor dweight;
-  Tensor dbias;
-};
-
-Layer layer_of(const Tensor& dy, const Tensor& x) {
-  const long out = dy.size(-1);
-  const long in = x.size(-1);
-  return {dy, x, empty({out, in}, at::kFloat), empty({out}, at::kFloat)};
-}
-
-// Each worker gets a part of the rows of both weights.
-void weight_gradients(const Layer (&layers)[2]) {
-  const long shares = workers(layers[0].dy.size(-1) / kVector);
-  long room = 0;
-  for (const auto& layer : layers) {
-    const long each = parts_of(parts_of(layer.dy.size(-1), kVector), shares) * kVector;
-    room = std::max(room, ssl_fused::weight_scratch(each, layer.x.size(-1)));
-  }
-  const auto scratch = half({shares, room});
-  in_parts(2 * shares, [&](long part, long worker) {
-    const auto& [dy, x, dweight, dbias] = layers[part / shares];
-    const long out = dy.size(-1);
-    const long in = x.size(-1);
-    const long each = parts_of(parts_of(out, kVector), shares) * kVector;
-    const long first = part % shares * each;
-    if (first < out) {
-      ssl_fused::weight_gradient(halves(dy) + first, out, halves(x), dy.numel() / out, std::min(each, out - first), in,
-                                 mutable_floats(dweight) + first * in, mutable_floats(dbias) + first,
-                                 mutable_halves(scratch) + worker * room);
-    }
-  });
+Products products_of(AutogradContext* context) {
+  return context->saved_data["libtorch"].toBool() ? Products::libtorch : Products::own;
 }
 
 struct Norm : torch::autograd::Function<Norm> {
@@ -138,26 +65,37 @@ struct Norm : torch::autograd::Function<Norm> {
 struct Mlp : torch::autograd::Function<Mlp> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& residual, const Tensor& first,
                         const Tensor& first_bias, const Tensor& second, const Tensor& second_bias, bool approximate,
-                        bool recorded) {
+                        bool recorded, Products products) {
     const ssl_fused::Mlp of{x.size(-1), first.size(0), approximate};
     const long rows = x.numel() / of.width;
-    const auto first_packed = packed_transpose(first);
-    const auto second_packed = packed_transpose(second);
     auto inner = half({rows, of.hidden});
     auto slope = recorded ? half({rows, of.hidden}) : Tensor();
     auto y = empty(x.sizes(), at::kFloat);
-    in_parts(parts_of(rows, kRowsOfPart), [&](long part, long) {
-      const long row = part * kRowsOfPart;
-      ssl_fused::mlp(of, halves(x) + row * of.width, floats(residual) + row * of.width,
-                     std::min(kRowsOfPart, rows - row), halves(first_packed), floats(first_bias),
-                     halves(second_packed), floats(second_bias), mutable_halves(inner) + row * of.hidden,
-                     recorded ? mutable_halves(slope) + row * of.hidden : nullptr, mutable_floats(y) + row * of.width);
-    });
+    if (products == Products::own) {
+      in_rows(of, x, residual, {packed_transpose(first), first_bias, packed_transpose(second), second_bias}, inner,
+              slope, y);
+    } else {
+      whole_mlp(of, x, residual, {first, first_bias, second, second_bias}, inner, slope, y);
+    }
     if (recorded) {
       context->save_for_backward({x, first, second, inner, slope});
       context->saved_data["approximate"] = approximate;
+      context->saved_data["libtorch"] = products == Products::libtorch;
     }
     return y;
+  }
+
+  static void in_rows(const ssl_fused::Mlp& of, const Tensor& x, const Tensor& residual, const Tensor (&weights)[4],
+                      const Tensor& inner, const Tensor& slope, const Tensor& y) {
+    const long rows = inner.size(0);
+    in_parts(parts_of(rows, kRowsOfPart), [&](long part, long) {
+      const long row = part * kRowsOfPart;
+      ssl_fused::mlp(of, halves(x) + row * of.width, floats(residual) + row * of.width,
+                     std::min(kRowsOfPart, rows - row), halves(weights[0]), floats(weights[1]), halves(weights[2]),
+                     floats(weights[3]), mutable_halves(inner) + row * of.hidden,
+                     slope.defined() ? mutable_halves(slope) + row * of.hidden : nullptr,
+                     mutable_floats(y) + row * of.width);
+    });
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -168,68 +106,108 @@ struct Mlp : torch::autograd::Function<Mlp> {
     const auto dy = gradients.at(0).contiguous();
     const ssl_fused::Mlp of{x.size(-1), first.size(0), context->saved_data["approximate"].toBool()};
     const long rows = x.numel() / of.width;
-    const auto first_packed = packed(first);
-    const auto second_packed = packed(saved.at(2));
+    const auto products = products_of(context);
     auto dy_half = half({rows, of.width});
-    auto dinner = half({rows, of.hidden});
-    auto dx = half(x.sizes());
+    Tensor dinner;
+    Tensor dx;
+    if (products == Products::own) {
+      dinner = half({rows, of.hidden});
+      dx = half(x.sizes());
+      in_rows_backward(of, dy, {saved.at(4), packed(first), packed(saved.at(2))}, dy_half, dinner, dx);
+    } else {
+      std::tie(dinner, dx) = whole_mlp_backward(of, dy, saved.at(4), first, saved.at(2), dy_half);
+      dx = dx.view(x.sizes());
+    }
+    Layer layers[] = {layer_of(dinner, x), layer_of(dy_half, saved.at(3))};
+    weight_gradients(products, layers);
+    return {dx,       dy,       layers[0].dweight, layers[0].dbias, layers[1].dweight, layers[1].dbias,
+            Tensor(), Tensor(), Tensor()};
+  }
+
+  static void in_rows_backward(const ssl_fused::Mlp& of, const Tensor& dy, const Tensor (&saved)[3],
+                               const Tensor& dy_half, const Tensor& dinner, const Tensor& dx) {
+    const long rows = dy_half.size(0);
     in_parts(parts_of(rows, kRowsOfPart), [&](long part, long) {
       const long row = part * kRowsOfPart;
       ssl_fused::mlp_backward(of, floats(dy) + row * of.width, std::min(kRowsOfPart, rows - row),
-                              halves(saved.at(4)) + row * of.hidden, halves(first_packed), halves(second_packed),
+                              halves(saved[0]) + row * of.hidden, halves(saved[1]), halves(saved[2]),
                               mutable_halves(dy_half) + row * of.width, mutable_halves(dinner) + row * of.hidden,
                               mutable_halves(dx) + row * of.width);
     });
-    const Layer layers[] = {layer_of(dinner, x), layer_of(dy_half, saved.at(3))};
-    weight_gradients(layers);
-    return {dx, dy, layers[0].dweight, layers[0].dbias, layers[1].dweight, layers[1].dbias, Tensor(), Tensor()};
   }
 };
 
 struct Attention : torch::autograd::Function<Attention> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& residual, const Tensor& qkv_weight,
                         const Tensor& qkv_bias, const Tensor& proj_weight, const Tensor& proj_bias, int64_t heads,
-                        bool causal) {
+                        bool causal, Products products) {
     const ssl_fused::Attention of{x.size(1), x.size(2), heads, causal};
-    const long examples = x.size(0);
-    const auto qkv_packed = packed_transpose(qkv_weight);
-    const auto proj_packed = packed_transpose(proj_weight);
-    auto qkv = half({examples * of.n, 3 * of.width});
-    auto weights = half({examples, heads, of.n, ssl_fused::padded(of.n)});
-    auto mixed = half({examples * of.n, of.width});
+    const long rows = x.size(0) * of.n;
+    auto qkv = half({rows, 3 * of.width});
+    auto weights = half({x.size(0), heads, of.n, ssl_fused::padded(of.n)});
+    auto mixed = half({rows, of.width});
     auto y = empty(x.sizes(), at::kFloat);
+    if (products == Products::own) {
+      in_examples(of, x, residual, {packed_transpose(qkv_weight), qkv_bias, packed_transpose(proj_weight), proj_bias},
+                  {qkv, weights, mixed}, y);
+    } else {
+      whole_attention(of, x, residual, {qkv_weight, qkv_bias, proj_weight, proj_bias}, qkv, weights, mixed, y);
+    }
+    context->save_for_backward({x, qkv_weight, proj_weight, qkv, weights, mixed});
+    context->saved_data["heads"] = heads;
+    context->saved_data["causal"] = causal;
+    context->saved_data["libtorch"] = products == Products::libtorch;
+    return y;
+  }
+
+  static void in_examples(const ssl_fused::Attention& of, const Tensor& x, const Tensor& residual,
+                          const Tensor (&layers)[4], const Tensor (&kept)[3], const Tensor& y) {
+    const auto& [qkv, weights, mixed] = kept;
+    const long examples = x.size(0);
     const long each = examples_of_part(of, examples);
     const long parts = parts_of(examples, each);
     const long room = ssl_fused::attention_scratch(of, each);
     const auto scratch = half({workers(parts), room});
-    in_parts(parts, [&](long part, long worker) {
+    in_parts(parts, [&, &qkv = qkv, &weights = weights, &mixed = mixed](long part, long worker) {
       const long example = part * each;
       const long at = example * of.n * of.width;
       ssl_fused::attention(of, halves(x) + at, floats(residual) + at, std::min(each, examples - example),
-                           halves(qkv_packed), floats(qkv_bias), halves(proj_packed), floats(proj_bias),
+                           halves(layers[0]), floats(layers[1]), halves(layers[2]), floats(layers[3]),
                            mutable_halves(qkv) + 3 * at, mutable_halves(weights) + example * weights.stride(0),
-                           mutable_halves(mixed) + at, mutable_floats(y) + at, mutable_halves(scratch) + worker * room);
+                           mutable_halves(mixed) + at, mutable_floats(y) + at,
+                           mutable_halves(scratch) + worker * room);
     });
-    context->save_for_backward({x, qkv_weight, proj_weight, qkv, weights, mixed});
-    context->saved_data["heads"] = heads;
-    context->saved_data["causal"] = causal;
-    return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     plain_backward();
     const auto saved = context->get_saved_variables();
     const auto& x = saved.at(0);
-    const auto& weights = saved.at(4);
     const auto dy = gradients.at(0).contiguous();
     const ssl_fused::Attention of{x.size(1), x.size(2), context->saved_data["heads"].toInt(),
                                   context->saved_data["causal"].toBool()};
-    const long examples = x.size(0);
-    const auto qkv_packed = packed(saved.at(1));
-    const auto proj_packed = packed(saved.at(2));
-    auto dy_half = half({examples * of.n, of.width});
-    auto dqkv = half({examples * of.n, 3 * of.width});
-    auto dx = half(x.sizes());
+    const long rows = x.size(0) * of.n;
+    const auto products = products_of(context);
+    auto dy_half = half({rows, of.width});
+    auto dqkv = half({rows, 3 * of.width});
+    Tensor dx;
+    if (products == Products::own) {
+      dx = half(x.sizes());
+      in_examples_backward(of, dy, {saved.at(3), saved.at(4), packed(saved.at(1)), packed(saved.at(2))},
+                           {dy_half, dqkv, dx});
+    } else {
+      dx = whole_attention_backward(of, dy, saved.at(3), saved.at(4), {saved.at(1), saved.at(2)}, dy_half, dqkv);
+      dx = dx.view(x.sizes());
+    }
+    Layer layers[] = {layer_of(dqkv, x), layer_of(dy_half, saved.at(5))};
+    weight_gradients(products, layers);
+    return {dx,       dy,       layers[0].dweight, layers[0].dbias, layers[1].dweight, layers[1].dbias,
+            Tensor(), Tensor(), Tensor()};
+  }
+
+  static void in_examples_backward(const ssl_fused::Attention& of, const Tensor& dy, const Tensor (&saved)[4],
+                                   const Tensor (&to)[3]) {
+    const long examples = dy.size(0);
     const long each = examples_of_part(of, examples);
     const long parts = parts_of(examples, each);
     const long room = ssl_fused::attention_scratch(of, each);
@@ -237,14 +215,12 @@ struct Attention : torch::autograd::Function<Attention> {
     in_parts(parts, [&](long part, long worker) {
       const long example = part * each;
       const long at = example * of.n * of.width;
-      ssl_fused::attention_backward(of, floats(dy) + at, std::min(each, examples - example), halves(saved.at(3)) + 3 * at,
-                                    halves(weights) + example * weights.stride(0), halves(qkv_packed),
-                                    halves(proj_packed), mutable_halves(dy_half) + at, mutable_halves(dqkv) + 3 * at,
-                                    mutable_halves(dx) + at, mutable_halves(scratch) + worker * room);
+      ssl_fused::attention_backward(of, floats(dy) + at, std::min(each, examples - example),
+                                    halves(saved[0]) + 3 * at, halves(saved[1]) + example * saved[1].stride(0),
+                                    halves(saved[2]), halves(saved[3]), mutable_halves(to[0]) + at,
+                                    mutable_halves(to[1]) + 3 * at, mutable_halves(to[2]) + at,
+                                    mutable_halves(scratch) + worker * room);
     });
-    const Layer layers[] = {layer_of(dqkv, x), layer_of(dy_half, saved.at(5))};
-    weight_gradients(layers);
-    return {dx, dy, layers[0].dweight, layers[0].dbias, layers[1].dweight, layers[1].dbias, Tensor(), Tensor()};
   }
 
   // By fours, so that the rows fill tiles, unless that takes too much of the cache or leaves a worker without work.
@@ -282,7 +258,8 @@ int ssl_fused_norm(const Tensor* x, const Tensor* weight, const Tensor* bias, do
 }
 
 int ssl_fused_mlp(const Tensor* x, const Tensor* residual, const Tensor* first, const Tensor* first_bias,
-                  const Tensor* second, const Tensor* second_bias, int approximate, Tensor** y, char** error) {
+                  const Tensor* second, const Tensor* second_bias, int approximate, int own, Tensor** y,
+                  char** error) {
   return guarded(error, [&] {
     const long width = x->size(-1);
     const long hidden = first->size(0);
@@ -297,13 +274,14 @@ int ssl_fused_mlp(const Tensor* x, const Tensor* residual, const Tensor* first, 
     for (const auto* input : {x, residual, first, first_bias, second, second_bias}) {
       recorded = recorded || (at::GradMode::is_enabled() && input->requires_grad());
     }
-    *y = new Tensor(Mlp::apply(*x, *residual, *first, *first_bias, *second, *second_bias, approximate != 0, recorded));
+    *y = new Tensor(Mlp::apply(*x, *residual, *first, *first_bias, *second, *second_bias, approximate != 0, recorded,
+                               own != 0 ? Products::own : Products::libtorch));
   });
 }
 
 int ssl_fused_attention(const Tensor* x, const Tensor* residual, const Tensor* qkv, const Tensor* qkv_bias,
-                        const Tensor* proj, const Tensor* proj_bias, long long heads, int causal, Tensor** y,
-                        char** error) {
+                        const Tensor* proj, const Tensor* proj_bias, long long heads, int causal, int own,
+                        Tensor** y, char** error) {
   return guarded(error, [&] {
     TORCH_CHECK(x->dim() == 3, "input: expected [B, N, D], got ", x->sizes());
     const long width = x->size(2);
@@ -315,7 +293,8 @@ int ssl_fused_attention(const Tensor* x, const Tensor* residual, const Tensor* q
     check(*qkv_bias, "bias of queries, keys and values", at::kFloat, {3 * width});
     check(*proj, "weight", at::kFloat, {width, width});
     check(*proj_bias, "bias", at::kFloat, {width});
-    *y = new Tensor(Attention::apply(*x, *residual, *qkv, *qkv_bias, *proj, *proj_bias, heads, causal != 0));
+    *y = new Tensor(Attention::apply(*x, *residual, *qkv, *qkv_bias, *proj, *proj_bias, heads, causal != 0,
+                                     own != 0 ? Products::own : Products::libtorch));
   });
 }
 
