@@ -75,3 +75,78 @@ fn plain(layer: &Linear) -> Option<WeightAndBias<'_>> {
     let fits = weight.kind() == Kind::Float && weight.is_contiguous() && out % STEP == 0 && input % STEP == 0;
     bias.filter(|_| fits).map(|bias| (weight, bias))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::transformer::tests::{BERT, SMALL, block, randn};
+    use crate::nn::{BlockConfig, NormPlace, TIMM};
+    use crate::{Precision, no_grad};
+    use tch::Device;
+
+    #[test]
+    fn fused_branches_have_the_outputs_and_gradients_of_the_layers() {
+        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
+        let x = randn(&[3, 7, 64]).set_requires_grad(true);
+        for (activation, place, names, mask) in [
+            (Activation::Gelu, NormPlace::Pre, TIMM, AttentionMask::None),
+            (Activation::GeluTanh, NormPlace::Post, BERT, AttentionMask::Causal),
+        ] {
+            let (vars, block) = block(&BlockConfig { activation, norm: place, ..wide }, &names);
+            let mut leaves: Vec<_> = vars.variables().into_iter().collect();
+            leaves.sort_by(|(a, _), (b, _)| a.cmp(b));
+            leaves
+                .iter_mut()
+                .filter(|(_, x)| x.dim() == 2)
+                .for_each(|(_, x)| no_grad(|| drop(x.g_mul_scalar_(0.2))));
+            assert!(attention(&block.attention, &x, mask, Mode::Train).is_some(), "{names:?}");
+            assert!(mlp(&block.mlp, Mode::Train).is_some());
+            let run = |precision: Precision| {
+                let y = precision.scope(Device::Cpu, || block.forward_masked(&x, mask, Mode::Train)).unwrap();
+                let inputs: Vec<_> = leaves.iter().map(|(_, leaf)| leaf).chain([&x]).collect();
+                let gradients =
+                    Tensor::run_backward(&[(&y * 2.).sin().sum(Kind::Float)], &inputs, false, false);
+                (y.detach(), gradients)
+            };
+            let ((exact, exact_gradients), (y, gradients)) = (run(Precision::Fp32), run(Precision::Bf16));
+            let largest = exact_gradients.iter().map(|x| f64::try_from(x.norm()).unwrap()).fold(0., f64::max);
+            let off = f64::try_from((&y - &exact).norm() / exact.norm()).unwrap();
+            assert!(off > 0. && off < 0.02, "{off}");
+            let names = leaves.iter().map(|(name, _)| name.as_str()).chain(["x"]);
+            for ((a, b), name) in gradients.iter().zip(&exact_gradients).zip(names) {
+                let off = f64::try_from((a - b).norm()).unwrap();
+                // Biases of keys have none.
+                assert!(off < 0.03 * f64::try_from(b.norm()).unwrap() + 1e-3 * largest, "{name}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn branches_of_another_kind_are_not_fused() {
+        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
+        let (x, hidden) = (randn(&[2, 5, 64]), Tensor::zeros([5, 5], (Kind::Float, Device::Cpu)));
+        for config in [
+            BlockConfig { heads: 4, activation: Activation::SwiGlu, ..wide },
+            BlockConfig { hidden: 80, rotary: Some(100.), ..wide },
+            BlockConfig { dropout: 0.1, attention_dropout: 0.1, ..wide },
+        ] {
+            let (_vars, block) = block(&config, &TIMM);
+            assert!(attention(&block.attention, &x, AttentionMask::None, Mode::Train).is_none());
+            assert!(mlp(&block.mlp, Mode::Train).is_none(), "{config:?}");
+        }
+        let (_vars, sees_all) = block(&wide, &TIMM);
+        let one = |x: &Tensor, mask| attention(&sees_all.attention, x, mask, Mode::Train).is_some();
+        assert!(one(&x, AttentionMask::None) && !one(&x, AttentionMask::Additive(&hidden)));
+        assert!(
+            !one(&randn(&[1, 257, 64]), AttentionMask::None)
+                && !one(&randn(&[2, 5, 32]), AttentionMask::None)
+        );
+        let scaled = BlockConfig { layer_scale: Some(0.1), ..wide };
+        for (config, plain) in
+            [(wide, true), (scaled, false), (BlockConfig { drop_path: 0.1, ..wide }, false)]
+        {
+            let (_vars, block) = block(&config, &TIMM);
+            assert_eq!(block.is_plain(Mode::Train), plain, "{config:?}");
+        }
+    }
+}

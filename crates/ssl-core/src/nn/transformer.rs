@@ -140,8 +140,8 @@ pub const TIMM: Names = Names {
 /// Attention and MLP, each the branch of a residual sum.
 #[derive(Debug)]
 pub struct Block {
-    attention: Attention,
-    mlp: Mlp,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
     norms: [LayerNorm; 2],
     scales: Option<[Tensor; 2]>,
     place: NormPlace,
@@ -211,7 +211,7 @@ impl Block {
     }
 
     /// Whether nothing is between a branch and its sum.
-    fn is_plain(&self, mode: Mode) -> bool {
+    pub(super) fn is_plain(&self, mode: Mode) -> bool {
         self.scales.is_none() && self.dropout.in_mode(mode) == 0. && self.drop_path.in_mode(mode) == 0.
     }
 
@@ -291,13 +291,13 @@ impl Module for Block {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{Precision, no_grad};
     use tch::Device;
     use tch::nn::VarStore;
 
-    const SMALL: BlockConfig = BlockConfig {
+    pub(crate) const SMALL: BlockConfig = BlockConfig {
         dim: 12,
         heads: 3,
         hidden: 20,
@@ -313,7 +313,7 @@ mod tests {
     };
 
     /// The names of BERT in transformers.
-    const BERT: Names = Names {
+    pub(crate) const BERT: Names = Names {
         norm1: "attention.output.LayerNorm",
         qkv: QkvNames::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
         proj: "attention.output.dense",
@@ -324,7 +324,7 @@ mod tests {
     };
 
     /// A block whose variables are far from their start.
-    fn block(config: &BlockConfig, names: &Names) -> (VarStore, Block) {
+    pub(crate) fn block(config: &BlockConfig, names: &Names) -> (VarStore, Block) {
         let vars = VarStore::new(Device::Cpu);
         let block = Block::new(&vars.root(), config, names).unwrap();
         for (_, mut x) in vars.variables() {
@@ -333,7 +333,7 @@ mod tests {
         (vars, block)
     }
 
-    fn randn(shape: &[i64]) -> Tensor {
+    pub(crate) fn randn(shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
 
@@ -492,73 +492,6 @@ mod tests {
         let near = |a: &Tensor, b: &Tensor| f64::try_from((a - b).norm() / b.norm()).unwrap();
         let (output, gradient) = (near(&y, &exact), near(&gradient, &exact_gradient));
         assert!(output > 0. && output < 0.03 && gradient < 0.2, "{output} {gradient}");
-    }
-
-    #[test]
-    fn fused_branches_have_the_outputs_and_gradients_of_the_layers() {
-        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
-        let x = randn(&[3, 7, 64]).set_requires_grad(true);
-        for (activation, place, names, mask) in [
-            (Activation::Gelu, NormPlace::Pre, TIMM, AttentionMask::None),
-            (Activation::GeluTanh, NormPlace::Post, BERT, AttentionMask::Causal),
-        ] {
-            let (vars, block) = block(&BlockConfig { activation, norm: place, ..wide }, &names);
-            let mut leaves: Vec<_> = vars.variables().into_iter().collect();
-            leaves.sort_by(|(a, _), (b, _)| a.cmp(b));
-            leaves
-                .iter_mut()
-                .filter(|(_, x)| x.dim() == 2)
-                .for_each(|(_, x)| no_grad(|| drop(x.g_mul_scalar_(0.2))));
-            assert!(fused::attention(&block.attention, &x, mask, Mode::Train).is_some(), "{names:?}");
-            assert!(fused::mlp(&block.mlp, Mode::Train).is_some());
-            let run = |precision: Precision| {
-                let y = precision.scope(Device::Cpu, || block.forward_masked(&x, mask, Mode::Train)).unwrap();
-                let inputs: Vec<_> = leaves.iter().map(|(_, leaf)| leaf).chain([&x]).collect();
-                let gradients =
-                    Tensor::run_backward(&[(&y * 2.).sin().sum(Kind::Float)], &inputs, false, false);
-                (y.detach(), gradients)
-            };
-            let ((exact, exact_gradients), (y, gradients)) = (run(Precision::Fp32), run(Precision::Bf16));
-            let largest = exact_gradients.iter().map(|x| f64::try_from(x.norm()).unwrap()).fold(0., f64::max);
-            let off = f64::try_from((&y - &exact).norm() / exact.norm()).unwrap();
-            assert!(off > 0. && off < 0.02, "{off}");
-            for ((a, b), name) in
-                gradients.iter().zip(&exact_gradients).zip(leaves.iter().map(|(name, _)| name))
-            {
-                let off = f64::try_from((a - b).norm()).unwrap();
-                // Biases of keys have none.
-                assert!(off < 0.03 * f64::try_from(b.norm()).unwrap() + 1e-3 * largest, "{name}: {off}");
-            }
-        }
-    }
-
-    #[test]
-    fn branches_of_another_kind_are_not_fused() {
-        let wide = BlockConfig { dim: 64, heads: 2, hidden: 96, ..SMALL };
-        let (x, hidden) = (randn(&[2, 5, 64]), Tensor::zeros([5, 5], (Kind::Float, Device::Cpu)));
-        for config in [
-            BlockConfig { heads: 4, activation: Activation::SwiGlu, ..wide },
-            BlockConfig { hidden: 80, rotary: Some(100.), ..wide },
-            BlockConfig { dropout: 0.1, attention_dropout: 0.1, ..wide },
-        ] {
-            let (_vars, block) = block(&config, &TIMM);
-            assert!(fused::attention(&block.attention, &x, AttentionMask::None, Mode::Train).is_none());
-            assert!(fused::mlp(&block.mlp, Mode::Train).is_none(), "{config:?}");
-        }
-        let (_vars, sees_all) = block(&wide, &TIMM);
-        let one = |x: &Tensor, mask| fused::attention(&sees_all.attention, x, mask, Mode::Train).is_some();
-        assert!(one(&x, AttentionMask::None) && !one(&x, AttentionMask::Additive(&hidden)));
-        assert!(
-            !one(&randn(&[1, 257, 64]), AttentionMask::None)
-                && !one(&randn(&[2, 5, 32]), AttentionMask::None)
-        );
-        let scaled = BlockConfig { layer_scale: Some(0.1), ..wide };
-        for (config, plain) in
-            [(wide, true), (scaled, false), (BlockConfig { drop_path: 0.1, ..wide }, false)]
-        {
-            let (_vars, block) = block(&config, &TIMM);
-            assert_eq!(block.is_plain(Mode::Train), plain, "{config:?}");
-        }
     }
 
     #[test]
