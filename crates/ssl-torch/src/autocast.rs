@@ -21,11 +21,8 @@ impl Autocast {
     /// # Errors
     /// When `kind` is neither `BFloat16` nor `Half`, or libtorch refuses.
     pub fn enter(device: Device, kind: Kind) -> Result<Self> {
-        // The numbers of c10::ScalarType.
-        let dtype = match kind {
-            Kind::Half => 5,
-            Kind::BFloat16 => 15,
-            _ => return Err(Error(format!("mixed precision: expected BFloat16 or Half, got {kind:?}"))),
+        let Some(dtype) = number(kind) else {
+            return Err(Error(format!("mixed precision: expected BFloat16 or Half, got {kind:?}")));
         };
         Setting { enabled: 1, dtype, ..Setting::now(device)? }.enter()
     }
@@ -48,6 +45,15 @@ impl Drop for Autocast {
     }
 }
 
+/// The number in c10::ScalarType of a kind that products run in.
+fn number(kind: Kind) -> Option<i32> {
+    match kind {
+        Kind::Half => Some(5),
+        Kind::BFloat16 => Some(15),
+        _ => None,
+    }
+}
+
 /// What mixed precision is set to for a kind of device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
@@ -64,6 +70,11 @@ impl Setting {
         // SAFETY: the pointers are valid for the call.
         call(|e| unsafe { ffi::ssl_autocast_state(cuda, &raw mut enabled, &raw mut dtype, e) })?;
         Ok(Setting { cuda, enabled, dtype })
+    }
+
+    /// Whether products run in this kind.
+    pub(crate) fn is_on(self, kind: Kind) -> bool {
+        self.enabled != 0 && number(kind) == Some(self.dtype)
     }
 
     /// Enters a scope with it.

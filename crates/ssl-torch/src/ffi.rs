@@ -74,6 +74,41 @@ unsafe extern "C" {
         first: c_int,
         e: *mut *mut c_char,
     ) -> c_int;
+    pub(crate) fn ssl_fused_available(available: *mut c_int, e: *mut *mut c_char) -> c_int;
+    pub(crate) fn ssl_fused_norm(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        eps: c_double,
+        same: *mut *mut C_tensor,
+        y: *mut *mut C_tensor,
+        e: *mut *mut c_char,
+    ) -> c_int;
+    pub(crate) fn ssl_fused_mlp(
+        x: *const C_tensor,
+        residual: *const C_tensor,
+        first: *const C_tensor,
+        first_bias: *const C_tensor,
+        second: *const C_tensor,
+        second_bias: *const C_tensor,
+        approximate: c_int,
+        own: c_int,
+        y: *mut *mut C_tensor,
+        e: *mut *mut c_char,
+    ) -> c_int;
+    pub(crate) fn ssl_fused_attention(
+        x: *const C_tensor,
+        residual: *const C_tensor,
+        qkv: *const C_tensor,
+        qkv_bias: *const C_tensor,
+        proj: *const C_tensor,
+        proj_bias: *const C_tensor,
+        heads: c_longlong,
+        causal: c_int,
+        own: c_int,
+        y: *mut *mut C_tensor,
+        e: *mut *mut c_char,
+    ) -> c_int;
     pub(crate) fn ssl_cuda_peak_bytes(index: c_int, bytes: *mut c_longlong, e: *mut *mut c_char) -> c_int;
     pub(crate) fn ssl_cuda_bf16(index: c_int, fast: *mut c_int, e: *mut *mut c_char) -> c_int;
     pub(crate) fn ssl_flush_denormal(on: c_int, e: *mut *mut c_char) -> c_int;

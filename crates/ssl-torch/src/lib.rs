@@ -1,6 +1,6 @@
 //! What libtorch has and `tch` does not: mixed precision with a chosen dtype, activations recomputed in the
-//! backward pass, generator state, CPU capabilities, fused optimizer kernels, thread counts, CUDA loaded at run time.
-//! The only crate with C++ and `unsafe`.
+//! backward pass, generator state, CPU capabilities, fused optimizer kernels and transformer layers, thread counts,
+//! CUDA loaded at run time. The only crate with C++ and `unsafe`.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
@@ -21,6 +21,7 @@ mod cuda;
 mod ffi;
 mod fused;
 mod generator;
+mod layers;
 
 pub use autocast::Autocast;
 pub use checkpoint::checkpoint;
@@ -29,3 +30,4 @@ pub use cuda::{cuda_is_bf16_fast, cuda_peak_bytes, load_cuda};
 pub use ffi::Error;
 pub use fused::{AdamW, Sgd, fused_adamw, fused_sgd, set_grad};
 pub use generator::{generator_state, set_generator_state};
+pub use layers::{Gelu, Sight, WeightAndBias, fused_attention, fused_layers_apply, fused_mlp, fused_norm};

@@ -49,17 +49,17 @@ pub struct AttentionConfig {
 /// `trunc_normal` of 0.02, biases as zero.
 #[derive(Debug)]
 pub struct Attention {
-    qkv: Vec<Linear>,
-    proj: Linear,
-    heads: i64,
-    dim: i64,
-    dropout: Dropout,
-    rotary: Option<f64>,
+    pub(super) qkv: Vec<Linear>,
+    pub(super) proj: Linear,
+    pub(super) heads: i64,
+    pub(super) dim: i64,
+    pub(super) dropout: Dropout,
+    pub(super) rotary: Option<f64>,
 }
 
 /// Up to here two matrix products are faster on a CPU than libtorch's fused attention, whose backward pass is slow
 /// there, and their `[B, H, N, N]` are small.
-const PRODUCTS_UP_TO: i64 = 256;
+pub(super) const PRODUCTS_UP_TO: i64 = 256;
 
 impl Attention {
     /// Makes the variables under `p` by these names.

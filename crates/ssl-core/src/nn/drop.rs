@@ -94,13 +94,18 @@ impl DropPath {
     pub fn new(p: f64) -> Result<Self> {
         Ok(DropPath(rate("drop_path", p)?))
     }
+
+    /// The probability in this mode.
+    pub(super) fn in_mode(self, mode: Mode) -> f64 {
+        if mode == Mode::Train { self.0 } else { 0. }
+    }
 }
 
 impl Module for DropPath {
     /// # Shapes
     /// `x`: `[B, ..]`; returns the same, in training half precision as float32.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        if mode != Mode::Train || self.0 == 0. {
+        if self.in_mode(mode) == 0. {
             return Ok(x.shallow_clone());
         }
         let (x, kept) = (at_least_float(x)?, 1. - self.0);

@@ -49,6 +49,11 @@ impl Linear {
 }
 
 impl Linear {
+    /// The weight, `[out, in]`, and the bias where there is one.
+    pub(super) fn parts(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.weight, self.bias.as_ref())
+    }
+
     /// The same layer, of the same variables.
     pub(super) fn shallow_clone(&self) -> Self {
         Linear { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }

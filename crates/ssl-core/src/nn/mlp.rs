@@ -32,10 +32,10 @@ pub enum Activation {
 /// Two linear layers with an activation between them. Weights start as `trunc_normal` of 0.02, biases as zero.
 #[derive(Debug)]
 pub struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-    dropout: Dropout,
+    pub(super) fc1: Linear,
+    pub(super) fc2: Linear,
+    pub(super) activation: Activation,
+    pub(super) dropout: Dropout,
 }
 
 impl Mlp {

@@ -3,6 +3,7 @@
 mod attention;
 mod conv1d;
 mod drop;
+mod fused;
 mod init;
 mod layers;
 mod mlp;

@@ -4,21 +4,22 @@
 //! al., 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Touvron et al., 2021 (layer scale):
 //! <https://arxiv.org/abs/2103.17239>.
 use super::{
-    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames, at,
+    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames,
+    at, fused,
 };
 use crate::tensor::at_least_float;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 use tch::nn::{Init, Path};
+use tch::{Kind, Tensor};
 
 /// Normalization of each position over its features; weight 1 and bias 0 at the start.
 #[derive(Debug)]
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) eps: f64,
 }
 
 impl LayerNorm {
@@ -139,8 +140,8 @@ pub const TIMM: Names = Names {
 /// Attention and MLP, each the branch of a residual sum.
 #[derive(Debug)]
 pub struct Block {
-    attention: Attention,
-    mlp: Mlp,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
     norms: [LayerNorm; 2],
     scales: Option<[Tensor; 2]>,
     place: NormPlace,
@@ -195,9 +196,41 @@ impl Block {
             Some([first, second]) => [Some(first), Some(second)],
             None => [None, None],
         };
-        let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
-        let x = self.residual(x, norm1, scale1, attend, mode)?;
-        self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode)
+        let is_fused = self.is_plain(mode) && fused::applies(x)?;
+        let x = match fused::attention(&self.attention, x, mask, mode).filter(|_| is_fused) {
+            Some(branch) => self.fused_residual(x, norm1, &branch, mode)?,
+            None => {
+                let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
+                self.residual(x, norm1, scale1, attend, mode)?
+            }
+        };
+        match fused::mlp(&self.mlp, mode).filter(|_| is_fused) {
+            Some(branch) => self.fused_residual(&x, norm2, &branch, mode),
+            None => self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode),
+        }
+    }
+
+    /// Whether nothing is between a branch and its sum.
+    pub(super) fn is_plain(&self, mode: Mode) -> bool {
+        self.scales.is_none() && self.dropout.in_mode(mode) == 0. && self.drop_path.in_mode(mode) == 0.
+    }
+
+    /// The sum of `x` and a branch that adds it itself.
+    fn fused_residual(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        branch: &fused::Branch<'_>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let x = x.f_contiguous()?;
+        match self.place {
+            NormPlace::Pre => {
+                let (x, normalized) = fused::norm(norm, &x)?;
+                branch(&normalized, &x)
+            }
+            NormPlace::Post => norm.forward(&branch(&x.f_to_kind(Kind::BFloat16)?, &x)?, mode),
+        }
     }
 
     /// The sum of `x` and a branch.
@@ -258,13 +291,13 @@ impl Module for Block {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{Precision, no_grad};
+    use tch::Device;
     use tch::nn::VarStore;
-    use tch::{Device, Kind};
 
-    const SMALL: BlockConfig = BlockConfig {
+    pub(crate) const SMALL: BlockConfig = BlockConfig {
         dim: 12,
         heads: 3,
         hidden: 20,
@@ -280,7 +313,7 @@ mod tests {
     };
 
     /// The names of BERT in transformers.
-    const BERT: Names = Names {
+    pub(crate) const BERT: Names = Names {
         norm1: "attention.output.LayerNorm",
         qkv: QkvNames::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
         proj: "attention.output.dense",
@@ -291,7 +324,7 @@ mod tests {
     };
 
     /// A block whose variables are far from their start.
-    fn block(config: &BlockConfig, names: &Names) -> (VarStore, Block) {
+    pub(crate) fn block(config: &BlockConfig, names: &Names) -> (VarStore, Block) {
         let vars = VarStore::new(Device::Cpu);
         let block = Block::new(&vars.root(), config, names).unwrap();
         for (_, mut x) in vars.variables() {
@@ -300,7 +333,7 @@ mod tests {
         (vars, block)
     }
 
-    fn randn(shape: &[i64]) -> Tensor {
+    pub(crate) fn randn(shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
 
