@@ -4,6 +4,7 @@ pub mod augment;
 pub mod backbones;
 mod clean;
 mod image;
+mod masked;
 pub mod methods;
 mod picture;
 pub mod readers;

@@ -66,6 +66,7 @@ methods! {
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
+    simmim::SimMim,
     vicreg::VicReg,
 }
 
