@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod backbones;
 mod clean;
+mod hog;
 mod image;
 mod masked;
 pub mod methods;

@@ -63,6 +63,13 @@ impl Grid {
         self.unpatchify(&self.patchify(x)?.f_index_fill(0, index, 0.)?)
     }
 
+    /// Images in the mean color of the data but for the patches of `index` among all of the batch.
+    pub(crate) fn kept(&self, x: &Tensor, index: &Tensor) -> Result<Tensor> {
+        let patches = self.patchify(x)?;
+        let kept = patches.f_index_select(0, index)?;
+        self.unpatchify(&patches.f_zeros_like()?.f_index_copy(0, index, &kept)?)
+    }
+
     /// To look at: images, what is seen of them, and what is drawn, `[M, P]`, in the place of the hidden patches.
     pub(crate) fn pictures(
         &self,
@@ -92,5 +99,17 @@ mod tests {
         let last = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
         assert!(grid.patchify(&last).unwrap().equal(&patches));
         assert!(grid.unpatchify(&patches).unwrap().equal(&x));
+    }
+
+    #[test]
+    fn patches_are_shown_or_blank() {
+        let grid = Grid { side: 4, patch: 2, channels: 1 };
+        let x = Tensor::arange(2 * 64, (Kind::Float, Device::Cpu)).sin().view([2, 1, 8, 8]);
+        let index = Tensor::from_slice(&[3i64, 17, 30]);
+        let (kept, blank) = (grid.kept(&x, &index).unwrap(), grid.blank(&x, &index).unwrap());
+        assert!((&kept + &blank).equal(&x));
+        // Patch 3 of the first image is in the upper right corner.
+        assert!(kept.get(0).narrow(1, 0, 2).narrow(2, 6, 2).equal(&x.get(0).narrow(1, 0, 2).narrow(2, 6, 2)));
+        assert_eq!(i64::try_from(kept.not_equal(0.).sum(Kind::Int64)).unwrap(), 12);
     }
 }

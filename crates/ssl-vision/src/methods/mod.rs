@@ -62,6 +62,7 @@ methods! {
     dino::Dino,
     jigsaw::Jigsaw,
     mae::Mae,
+    maskfeat::MaskFeat,
     moco_v2::MoCoV2,
     multi::Multi,
     rotation::Rotation,

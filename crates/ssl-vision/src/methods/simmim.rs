@@ -30,7 +30,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let augment = Augment { crop_scale: [0.67, 1.0], ..Augment::crop_and_flip(192) };
+        let augment = Augment { crop_scale: [0.67, 1.0], ..Augment::crop_and_flip(224) };
         Config { mask_ratio: 0.6, mask_size: 32, augment }
     }
 }
