@@ -60,6 +60,7 @@ methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
     dino::Dino,
+    i_jepa::IJepa,
     jigsaw::Jigsaw,
     mae::Mae,
     maskfeat::MaskFeat,
