@@ -59,6 +59,7 @@ macro_rules! methods {
 methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
+    data2vec::Data2Vec,
     dino::Dino,
     i_jepa::IJepa,
     jigsaw::Jigsaw,
