@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod backbones;
 mod clean;
+mod crops;
 mod image;
 pub mod methods;
 mod picture;

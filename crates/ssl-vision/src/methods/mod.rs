@@ -66,6 +66,7 @@ methods! {
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
+    swav::Swav,
     vicreg::VicReg,
 }
 
