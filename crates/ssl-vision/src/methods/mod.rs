@@ -67,6 +67,7 @@ methods! {
     rotation::Rotation,
     simclr::SimClr,
     swav::Swav,
+    tico::TiCo,
     vicreg::VicReg,
 }
 
