@@ -61,6 +61,7 @@ methods! {
     byol::Byol,
     dino::Dino,
     jigsaw::Jigsaw,
+    lejepa::LeJepa,
     mae::Mae,
     moco_v2::MoCoV2,
     multi::Multi,
