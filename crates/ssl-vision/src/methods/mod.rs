@@ -59,6 +59,7 @@ macro_rules! methods {
 methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
+    deepcluster_v2::DeepClusterV2,
     dino::Dino,
     jigsaw::Jigsaw,
     lejepa::LeJepa,
