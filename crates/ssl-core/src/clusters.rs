@@ -286,6 +286,8 @@ mod tests {
             clusters.centers.get(own[0]).equal(&x.get(0)) && clusters.centers.get(own[1]).equal(&x.get(1))
         );
         assert_eq!(clusters.perplexity().unwrap().double_value(&[]), 2.);
+        let lengths = clusters.centers.norm_scalaropt_dim(2, [1i64], false);
+        assert!(lengths.equal(&lengths.ones_like()), "an empty cluster keeps its center");
         let message = clusters.refit_unit(&x.narrow(0, 0, 0), 3).unwrap_err().to_string();
         assert_eq!(message, "vectors: expected [M, D] with M above 0, got [0, 2]");
     }

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::backbones::EncoderConfig;
     use crate::crops::tests::batch;
-    use ssl_core::check_method;
+    use ssl_core::{check_method, named_tensors};
 
     const RESNET: &str = r#"{"arch": "resnet10_w4", "stem": "cifar", "channels": 1}"#;
     const VIT: &str =
@@ -264,16 +264,19 @@ mod tests {
     }
 
     #[test]
-    fn validation_draws_nothing_and_finds_equal_crops_again() {
+    fn validation_draws_and_changes_nothing_and_finds_equal_crops_again() {
         let method = build(small(), RESNET).unwrap();
         let x = crops(5).0;
         let same = Views(vec![x[0].copy(), x[0].copy(), x[2].copy()]);
         let found = || method.validate(&same).unwrap();
         let names: Vec<String> = found().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["loss", "sigreg", "invariance", "retrieval"]);
+        let copies = || named_tensors(&method).into_values().map(|x| x.copy()).collect::<Vec<_>>();
+        let before = copies();
         let values = || found().iter().map(|(_, x)| x.double_value(&[])).collect::<Vec<_>>();
         assert_eq!(values(), values());
         assert_eq!(values()[3], 1.);
+        assert!(before.iter().zip(copies()).all(|(old, new)| old.equal(&new)));
     }
 
     #[test]
