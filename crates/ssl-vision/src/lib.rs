@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod backbones;
 mod clean;
+mod crops;
 mod hog;
 mod image;
 mod masked;

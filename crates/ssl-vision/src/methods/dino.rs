@@ -9,13 +9,14 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::crops::{by_size, split_like};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::loss::dino;
 use ssl_core::nn::{BatchNorm, Linear, Module, gelu, l2_normalize, trunc_normal, uniform_fan_in};
 use ssl_core::schedule::{End, Ramp, Warmup};
-use ssl_core::{Batch, Ema, Error, Method, Metrics, Mode, Output, Precision};
-use ssl_core::{Result, Schedule, Statistics, Step, Views, no_grad};
+use ssl_core::{Ema, Error, Method, Metrics, Mode, Output, Precision};
+use ssl_core::{Result, Schedule, Statistics, Step, Views, check_ranges, no_grad};
 use std::rc::Rc;
 use tch::nn::{Init, Path, VarStore};
 use tch::{Kind, Tensor};
@@ -86,7 +87,7 @@ impl Default for Config {
 impl Config {
     fn validate(&self) -> Result<()> {
         let (sizes, temperatures, parts) = ((1., 1e9), (1e-4, 1e4), (0., 1.));
-        for (name, value, (least, most)) in [
+        check_ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("bottleneck_dim", self.bottleneck_dim as f64, sizes),
             ("out_dim", self.out_dim as f64, sizes),
@@ -98,11 +99,7 @@ impl Config {
             ("center_momentum", self.center_momentum, parts),
             ("momentum", self.momentum.start, parts),
             ("momentum", self.momentum.end, parts),
-        ] {
-            if !(least..=most).contains(&value) {
-                return Err(Error::config(name, format!("expected {least} to {most}, got {value}")));
-            }
-        }
+        ])?;
         self.momentum.validate("momentum")?;
         [&self.first_global, &self.second_global, &self.local].iter().try_for_each(|crop| crop.validate())
     }
@@ -180,9 +177,7 @@ impl Network {
         if last == LastLayer::Frozen {
             weight = weight.f_detach()?;
         }
-        let z = unit.f_linear(&weight, None::<Tensor>)?.f_to_kind(Kind::Float)?;
-        let sizes: Vec<i64> = crops.iter().map(Batch::len).collect();
-        Ok(z.f_split_with_sizes(sizes, 0)?)
+        split_like(&unit.f_linear(&weight, None::<Tensor>)?, crops)
     }
 }
 
@@ -278,8 +273,7 @@ impl Method for Dino {
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
             let [student, teacher] = self.outputs(&batch.0, Mode::Eval, LastLayer::Trained)?;
-            let found = self.compare(&student, &teacher, self.config.teacher_temperature)?;
-            Ok(std::iter::once(("loss".to_string(), found.loss)).chain(found.metrics).collect())
+            Ok(self.compare(&student, &teacher, self.config.teacher_temperature)?.into_metrics())
         })
     }
 
@@ -298,14 +292,6 @@ impl VisionMethod for Dino {
         let local = std::iter::repeat_n(&self.config.local, self.config.local_crops);
         [&self.config.first_global, &self.config.second_global].into_iter().chain(local).cloned().collect()
     }
-}
-
-/// Features of all crops, one behind the other; neighbours of one size pass the network together.
-fn by_size(crops: &[Tensor], network: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let groups = crops.chunk_by(|a, b| a.size() == b.size()).map(|group| Tensor::f_cat(group, 0));
-    let groups = groups.collect::<Result<Vec<_>, _>>()?;
-    let features = groups.iter().map(network).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::f_cat(&features, 0)?)
 }
 
 /// The mean entropy of distributions `[B, K]`, and the entropy of their mean, in nats.
@@ -335,13 +321,8 @@ mod tests {
         Dino::new(config, &Encoders::new(encoder, Device::Cpu))
     }
 
-    /// Two crops of 8 pixels and two of 4.
     fn crops(n: i64) -> Views {
-        let pixels = |(i, side): (i64, i64)| {
-            let x = Tensor::arange(n * side * side, (Kind::Float, Device::Cpu)) * (0.7 + 0.1 * i as f64);
-            x.sin().view([n, 1, side, side])
-        };
-        Views([(0, 8), (1, 8), (2, 4), (3, 4)].map(pixels).into())
+        crate::crops::tests::batch(n, &[8, 8, 4, 4])
     }
 
     #[test]
@@ -424,18 +405,6 @@ mod tests {
             let temperature = config.temperature_at(Step { index, total: 10 });
             assert!((temperature - expected).abs() < 1e-12, "{index}: {temperature}");
         }
-    }
-
-    #[test]
-    fn crops_of_one_size_pass_together_and_keep_their_order() {
-        let (mut passed, first) = (Vec::new(), |x: &Tensor| x.flatten(1, -1).narrow(1, 0, 2));
-        let features = by_size(&crops(3).0, |x| {
-            passed.push(x.size());
-            Ok(first(x))
-        });
-        let each: Vec<Tensor> = crops(3).0.iter().map(first).collect();
-        assert!(features.unwrap().equal(&Tensor::cat(&each, 0)));
-        assert_eq!(passed, [[6, 1, 8, 8], [6, 1, 4, 4]]);
     }
 
     #[test]

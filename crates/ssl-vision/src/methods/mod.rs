@@ -60,9 +60,11 @@ methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
     data2vec::Data2Vec,
+    deepcluster_v2::DeepClusterV2,
     dino::Dino,
     i_jepa::IJepa,
     jigsaw::Jigsaw,
+    lejepa::LeJepa,
     mae::Mae,
     maskfeat::MaskFeat,
     moco_v2::MoCoV2,
@@ -70,6 +72,8 @@ methods! {
     rotation::Rotation,
     simclr::SimClr,
     simmim::SimMim,
+    swav::Swav,
+    tico::TiCo,
     vicreg::VicReg,
 }
 
