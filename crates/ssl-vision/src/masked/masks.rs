@@ -3,9 +3,10 @@
 //! Source: Bao et al., 2021 (BEiT), algorithm 1: <https://arxiv.org/abs/2106.08254>, with the numbers of its code
 //! (`microsoft/unilm`, `beit/masking_generator.py`); Xie et al., 2021 (SimMIM), section 3.2:
 //! <https://arxiv.org/abs/2111.09886>.
+use super::Grid;
 use rand::RngExt;
 use rand::seq::SliceRandom;
-use ssl_core::{Result, Rng, rng};
+use ssl_core::{Batch, Result, Rng, rng};
 use tch::{Device, Kind, Tensor};
 
 /// The stream of random numbers of masks.
@@ -63,6 +64,20 @@ impl Mask {
             (0..).zip(&all).filter(|&(_, &hidden)| hidden).map(|(place, _)| place).collect();
         let hidden = Tensor::f_from_slice(&all)?.f_view([images, -1])?.f_to_device(device)?;
         Ok(Mask { hidden, index: Tensor::f_from_slice(&index)?.f_to_device(device)?, counts })
+    }
+
+    /// Hides blocks of `part` of the patches of square images; see [`blocks`].
+    pub(crate) fn of_blocks(x: &Tensor, grid: &Grid, part: f64, least: i64, chance: Chance) -> Result<Self> {
+        let count = (grid.patches() as f64 * part) as i64;
+        Mask::draw((x.len(), x.device()), chance, |rng| blocks(grid.side, count, least, rng))
+    }
+
+    /// What each hidden patch counts in the mean over images of the mean over their hidden patches. `[M]`.
+    pub(crate) fn weights(&self) -> Result<Tensor> {
+        let images = self.counts.len();
+        let of_image = |&count: &i64| (0..count).map(move |_| 1. / (count * images as i64) as f32);
+        let weights: Vec<f32> = self.counts.iter().flat_map(of_image).collect();
+        Ok(Tensor::f_from_slice(&weights)?.f_to_device(self.index.device())?)
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) use grid::Grid;
 pub(crate) use masks::{Chance, Mask, blocks, scattered};
 pub(crate) use regions::{Blocks, Regions};
 
-use ssl_core::{Error, Metrics, Precision, Result, Schedule, Views};
+use ssl_core::{Error, Metrics, Precision, Result, Schedule, Views, check_ranges};
 use tch::{Kind, Reduction, Tensor};
 
 /// Images to look at, at most.
@@ -44,11 +44,7 @@ pub(crate) fn check_ratio(ratio: f64, hidden: i64, patches: i64) -> Result<()> {
 /// Refuses a momentum of a teacher that is not from 0 to 1 at both ends.
 pub(crate) fn check_momentum(momentum: &Schedule) -> Result<()> {
     momentum.validate("momentum")?;
-    let ends = [momentum.start, momentum.end];
-    if ends.iter().all(|end| (0. ..=1.).contains(end)) {
-        return Ok(());
-    }
-    Err(Error::config("momentum", format!("expected numbers from 0 to 1, got {ends:?}")))
+    check_ranges([momentum.start, momentum.end].map(|end| ("momentum", end, (0., 1.))))
 }
 
 /// Rows of mean 0 and deviation 1, in float32: layer normalization without weights.

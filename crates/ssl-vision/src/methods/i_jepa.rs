@@ -322,6 +322,6 @@ mod tests {
         let message = refused(Config { predictor_dim: 6, ..small() });
         assert!(message.starts_with("predictor_dim, predictor_depth: expected"), "{message}");
         let message = refused(Config { momentum: Schedule::constant(2.), ..small() });
-        assert_eq!(message, "momentum: expected numbers from 0 to 1, got [2.0, 2.0]");
+        assert_eq!(message, "momentum: expected 0 to 1, got 2");
     }
 }

@@ -9,7 +9,7 @@ use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
 use crate::hog::Hog;
-use crate::masked::{Chance, Filler, Grid, Mask, SHOWN, blocks, check_ratio, only, squared_error};
+use crate::masked::{Chance, Filler, Grid, Mask, SHOWN, check_ratio, only, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};
@@ -94,9 +94,8 @@ impl MaskFeat {
     }
 
     fn mask(&self, x: &Tensor, chance: Chance) -> Result<Mask> {
-        let count = (self.grid.patches() as f64 * self.config.mask_ratio) as i64;
-        let of_one = |rng: &mut _| blocks(self.grid.side, count, self.config.least_block, rng);
-        Mask::draw((x.len(), x.device()), chance, of_one)
+        let Config { mask_ratio, least_block, .. } = self.config;
+        Mask::of_blocks(x, &self.grid, mask_ratio, least_block, chance)
     }
 }
 
