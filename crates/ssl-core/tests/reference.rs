@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 use serde_json::Value;
 use ssl_core::eval::{Features, knn_votes};
-use ssl_core::loss::{SigReg, VicRegWeights, barlow_twins, dino, info_nce, negative_cosine, nt_xent};
-use ssl_core::loss::{sigreg, sinkhorn, swav, tico, vicreg};
+use ssl_core::loss::{SigReg, VicRegWeights, barlow_twins, dino, ibot, info_nce, koleo, negative_cosine};
+use ssl_core::loss::{nt_xent, sigreg, sinkhorn, swav, tico, vicreg};
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};
 use ssl_core::{Ema, Schedule, Statistics, Step};
@@ -204,6 +204,25 @@ fn dino_s_loss_of_three_views_and_its_gradients_equal_lightly_s() {
         assert_close(&value, &[case("dino")["loss"].as_f64().unwrap()], tolerance, "dino");
         for (view, gradient) in student.iter().zip(case("dino")["gradients"].as_array().unwrap()) {
             assert_close(&view.grad(), &numbers(gradient), tolerance, "dino");
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_ibot_s_hidden_patches_and_koleo_equal_lightly_s() {
+    for (kind, tolerance) in KINDS {
+        let (student, weights) = (b(&[3, 8], kind), Tensor::from_slice(&[0.25, 0.25, 0.5]).to_kind(kind));
+        let targets = (a(&[3, 8], kind) / 0.04).softmax(-1, kind);
+        let patches = |x: &Tensor| ibot(x, &targets, &weights, 0.1).unwrap();
+        let spread = |x: &Tensor| koleo(x).unwrap();
+        let cases: [(&str, Tensor, &dyn Fn(&Tensor) -> Tensor); 2] =
+            [("ibot", student, &patches), ("koleo", a(&[8, 16], kind), &spread)];
+        for (name, x, loss) in cases {
+            let x = x.set_requires_grad(true);
+            let value = loss(&x);
+            value.backward();
+            assert_close(&value, &[case(name)["loss"].as_f64().unwrap()], tolerance, name);
+            assert_close(&x.grad(), &numbers(&case(name)["gradients"][0]), tolerance, name);
         }
     }
 }

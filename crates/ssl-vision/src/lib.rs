@@ -4,6 +4,7 @@ pub mod augment;
 pub mod backbones;
 mod clean;
 mod crops;
+mod heads;
 mod hog;
 mod image;
 mod masked;

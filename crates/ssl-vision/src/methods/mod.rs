@@ -63,6 +63,7 @@ methods! {
     deepcluster_v2::DeepClusterV2,
     dino::Dino,
     i_jepa::IJepa,
+    ibot::IBot,
     jigsaw::Jigsaw,
     lejepa::LeJepa,
     mae::Mae,
