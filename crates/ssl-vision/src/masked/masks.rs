@@ -173,6 +173,7 @@ mod tests {
 
     #[test]
     fn a_first_block_has_its_area_and_aspect() {
+        let (mut flat, mut steep) = (0, 0);
         for mut rng in Chance::Fixed.of_images(500).unwrap() {
             let Some(places) = block(14, 60, 16, &[false; 196], &mut rng) else { continue };
             let rows: Vec<usize> = places.iter().map(|place| place / 14).collect();
@@ -182,7 +183,10 @@ mod tests {
             // Each side is rounded.
             assert!((height - 0.5) / (width + 0.5) < 1. / 0.3 && (height + 0.5) / (width - 0.5) > 0.3);
             assert!((9..=60).contains(&places.len()), "{}", places.len());
+            flat += usize::from(width > 1.5 * height);
+            steep += usize::from(height > 1.5 * width);
         }
+        assert!(flat > 60 && steep > 60, "{flat} {steep}");
     }
 
     #[test]
