@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod clusters;
 pub mod config;
 pub mod contract;
 pub mod ema;
@@ -18,6 +19,7 @@ pub mod nn;
 pub mod objectives;
 pub mod optim;
 pub mod precision;
+mod queue;
 pub mod record;
 pub mod registry;
 pub mod report;
@@ -27,7 +29,8 @@ pub mod tensor;
 pub mod trainer;
 
 pub use batch::{Batch, Pair, Views};
-pub use config::{Decline, TrainConfig};
+pub use clusters::Clusters;
+pub use config::{Decline, TrainConfig, check_ranges};
 pub use contract::check_method;
 pub use ema::{Ema, Statistics};
 pub use error::{Error, Result};
@@ -35,6 +38,7 @@ pub use loader::{Flow, Loader, Source};
 pub use method::{Method, Metrics, Output, Step, encoder_in, named_tensors};
 pub use nn::Mode;
 pub use precision::Precision;
+pub use queue::Queue;
 pub use rng::{Rng, mix, permuted, rng};
 pub use schedule::Schedule;
 pub use tensor::{dims2, dims3, dims4, no_grad};

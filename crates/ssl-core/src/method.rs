@@ -37,6 +37,11 @@ impl Output {
         self.metrics.push((name.into(), value.f_detach()?));
         Ok(self)
     }
+
+    /// The loss as a scalar among the others, before them: what [`Method::validate`] gives of a forward pass.
+    pub fn into_metrics(self) -> Metrics {
+        std::iter::once(("loss".to_string(), self.loss)).chain(self.metrics).collect()
+    }
 }
 
 /// A self-supervised method: networks, a loss, and what is left to do after the optimizer's step.

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 use serde_json::Value;
 use ssl_core::eval::{Features, knn_votes};
-use ssl_core::loss::{VicRegWeights, barlow_twins, dino, info_nce, negative_cosine, nt_xent, vicreg};
+use ssl_core::loss::{SigReg, VicRegWeights, barlow_twins, dino, ibot, info_nce, koleo, negative_cosine};
+use ssl_core::loss::{nt_xent, sigreg, sinkhorn, swav, tico, vicreg};
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};
 use ssl_core::{Ema, Schedule, Statistics, Step};
@@ -204,6 +205,75 @@ fn dino_s_loss_of_three_views_and_its_gradients_equal_lightly_s() {
         for (view, gradient) in student.iter().zip(case("dino")["gradients"].as_array().unwrap()) {
             assert_close(&view.grad(), &numbers(gradient), tolerance, "dino");
         }
+    }
+}
+
+#[test]
+fn the_loss_of_ibot_s_hidden_patches_and_koleo_equal_lightly_s() {
+    for (kind, tolerance) in KINDS {
+        let (student, weights) = (b(&[3, 8], kind), Tensor::from_slice(&[0.25, 0.25, 0.5]).to_kind(kind));
+        let targets = (a(&[3, 8], kind) / 0.04).softmax(-1, kind);
+        let patches = |x: &Tensor| ibot(x, &targets, &weights, 0.1).unwrap();
+        let spread = |x: &Tensor| koleo(x).unwrap();
+        let cases = [("ibot", student), ("koleo", a(&[8, 16], kind))];
+        for (name, x) in cases {
+            let x = x.set_requires_grad(true);
+            let value = if name == "ibot" { patches(&x) } else { spread(&x) };
+            value.backward();
+            assert_close(&value, &[case(name)["loss"].as_f64().unwrap()], tolerance, name);
+            assert_close(&x.grad(), &numbers(&case(name)["gradients"][0]), tolerance, name);
+        }
+    }
+}
+
+#[test]
+fn codes_and_the_loss_of_swav_equal_lightly_s() {
+    for (kind, tolerance) in KINDS {
+        let (x, y) = (a(&[6, 4], kind), b(&[6, 4], kind));
+        let codes = [&x, &y].map(|x| sinkhorn(x, 0.05, 3).unwrap());
+        // Float32 has three digits less where scores are divided by 0.05.
+        assert_close(&codes[0], &numbers(&case("sinkhorn")), tolerance * 10., "sinkhorn");
+        let scores = [x.copy(), y.copy(), x * 0.5 + y * 0.25].map(|view| view.set_requires_grad(true));
+        let value = swav(&scores, &codes, 0.1).unwrap();
+        value.backward();
+        assert_close(&value, &[case("swav")["loss"].as_f64().unwrap()], tolerance, "swav");
+        for (view, gradient) in scores.iter().zip(case("swav")["gradients"].as_array().unwrap()) {
+            assert_close(&view.grad(), &numbers(gradient), tolerance, "swav");
+        }
+    }
+}
+
+#[test]
+fn two_calls_of_tico_equal_lightly_s() {
+    let tico_case = case("tico");
+    for (kind, tolerance) in KINDS {
+        let (x, y) = (a(&[8, 16], kind), b(&[8, 16], kind));
+        let mut covariance = Tensor::zeros([16, 16], (kind, Device::Cpu));
+        for (expected, first, second) in [(&tico_case["first"], &x, &y), (&tico_case, &y, &x)] {
+            let views = [first, second].map(|view| view.copy().set_requires_grad(true));
+            let terms = tico(&views[0], &views[1], &covariance, 0.9, 20.).unwrap();
+            terms.total.backward();
+            assert_close(&terms.total, &[expected["loss"].as_f64().unwrap()], tolerance, "tico");
+            for (view, gradient) in views.iter().zip(expected["gradients"].as_array().unwrap()) {
+                assert_close(&view.grad(), &numbers(gradient), tolerance, "tico");
+            }
+            covariance = terms.covariance;
+        }
+        let after_first = tico(&x, &y, &covariance.zeros_like(), 0.9, 20.).unwrap().covariance;
+        assert_close(&after_first, &numbers(&tico_case["covariance"]), tolerance, "covariance");
+    }
+}
+
+#[test]
+fn the_test_of_normality_equals_lightly_s() {
+    for (kind, tolerance) in KINDS {
+        let directions = a(&[16, 5], kind);
+        let directions = &directions / directions.norm_scalaropt_dim(2, [0i64], true);
+        let views = Tensor::stack(&[a(&[12, 16], kind), b(&[12, 16], kind)], 0).set_requires_grad(true);
+        let value = sigreg(&views, &directions, SigReg::default()).unwrap();
+        value.backward();
+        assert_close(&value, &[case("sigreg")["loss"].as_f64().unwrap()], tolerance, "sigreg");
+        assert_close(&views.grad(), &numbers(&case("sigreg")["gradients"][0]), tolerance, "sigreg");
     }
 }
 

@@ -3,7 +3,11 @@
 pub mod augment;
 pub mod backbones;
 mod clean;
+mod crops;
+mod heads;
+mod hog;
 mod image;
+mod masked;
 pub mod methods;
 mod picture;
 pub mod readers;

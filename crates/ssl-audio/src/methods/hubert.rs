@@ -14,7 +14,7 @@
 //!   number of places.
 use super::{AudioMethod, Definition, Export, Info, at_least_one, views};
 use crate::augment::Augment;
-use crate::models::{Attend, Cepstra, Clusters, Encoder, Encoders, SpanMask, perplexity};
+use crate::models::{Attend, Cepstra, Encoder, Encoders, SpanMask, perplexity};
 use crate::random::Chance;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde_json::json;
 use ssl_core::checkpoint::load_encoder;
 use ssl_core::nn::{Linear, Module, l2_normalize};
 use ssl_core::{
-    Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, encoder_in, no_grad,
+    Clusters, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, encoder_in, no_grad,
 };
 use std::path::PathBuf;
 use std::rc::Rc;

@@ -12,7 +12,6 @@
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
 mod cepstra;
-mod clusters;
 mod config;
 mod context;
 mod conv;
@@ -24,7 +23,6 @@ mod spans;
 mod wav2vec2;
 
 pub(crate) use cepstra::Cepstra;
-pub use clusters::Clusters;
 pub use config::{Arch, EncoderConfig, Family, Front, Pooling};
 pub use encoder::Encoder;
 pub use encoders::Encoders;

@@ -33,25 +33,30 @@ pub fn dino(
     student_temperature: f64,
     teacher_temperature: f64,
 ) -> Result<Tensor> {
-    check(student, teacher, center)?;
+    let outputs = check_views(["student's outputs", "teacher's outputs"], student, teacher)?;
+    check_center(center, outputs)?;
     check_temperature(student_temperature)?;
     check_temperature(teacher_temperature)?;
-    let student = student.iter().map(at_least_float).collect::<Result<Vec<_>>>()?;
-    let (value, gradients) = no_grad(|| {
-        let targets = teacher
-            .iter()
-            .map(|t| {
-                let sharp = at_least_float(t)?.f_sub(center)?.f_div_scalar(teacher_temperature)?;
-                Ok(sharp.f_softmax(-1, sharp.kind())?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        cross_entropies(&student, &targets, student_temperature)
+    let targets = no_grad(|| {
+        let sharp = |t: &Tensor| -> Result<Tensor> {
+            let sharp = at_least_float(t)?.f_sub(center)?.f_div_scalar(teacher_temperature)?;
+            Ok(sharp.f_softmax(-1, sharp.kind())?)
+        };
+        teacher.iter().map(sharp).collect::<Result<Vec<_>>>()
     })?;
-    let of = student.iter().zip(&gradients).filter(|(x, _)| x.requires_grad());
+    between_views(student, &targets, student_temperature)
+}
+
+/// The mean cross-entropy of `softmax(x / temperature)` of each view under the distributions of the others: the targets,
+/// `[B, K]` each, belong to the first of the views and are constants.
+pub(super) fn between_views(views: &[Tensor], targets: &[Tensor], temperature: f64) -> Result<Tensor> {
+    let views = views.iter().map(at_least_float).collect::<Result<Vec<_>>>()?;
+    let (value, gradients) = no_grad(|| cross_entropies(&views, targets, temperature))?;
+    let of = views.iter().zip(&gradients).filter(|(x, _)| x.requires_grad());
     with_gradients(&value, &of.collect::<Vec<_>>())
 }
 
-/// The loss and its gradient with respect to each of the student's views.
+/// The loss and its gradient with respect to each of the views.
 fn cross_entropies(
     student: &[Tensor],
     targets: &[Tensor],
@@ -80,23 +85,29 @@ fn first(views: &[Tensor]) -> Result<&Tensor> {
     views.first().ok_or_else(|| Error::config("views", "expected at least one, got 0"))
 }
 
-fn check(student: &[Tensor], teacher: &[Tensor], center: &Tensor) -> Result<()> {
-    let counts = (student.len(), teacher.len());
+/// Refuses views of different shapes, and counts of which there is no pair of a target and another view; returns K.
+pub(super) fn check_views(names: [&str; 2], views: &[Tensor], targets: &[Tensor]) -> Result<i64> {
+    let counts = (views.len(), targets.len());
+    let [name, _] = names;
     if counts.1 == 0 || counts.0 < 2 || counts.0 < counts.1 {
-        let expected = "expected at least 2 of the student, of which at least one is the teacher's too";
+        let expected = format!("expected at least 2 of the {name}, the first of them with a target");
         return Err(Error::config("views", format!("{expected}, got {} and {}", counts.0, counts.1)));
     }
-    let (batch, outputs) = dims2(first(student)?, "student's outputs", "[B, K]")?;
+    let (batch, outputs) = dims2(first(views)?, name, "[B, K]")?;
     if batch < 1 || outputs < 1 {
-        let (what, expected) = ("student's outputs".into(), "[B, K] with both above 0".into());
+        let (what, expected) = (name.into(), "[B, K] with both above 0".into());
         return Err(Error::Shape { what, expected, got: vec![batch, outputs] });
     }
-    for (what, views) in [("student's outputs", student), ("teacher's outputs", teacher)] {
+    for (what, views) in names.into_iter().zip([views, targets]) {
         if let Some(other) = views.iter().find(|x| x.size() != [batch, outputs]) {
             let expected = format!("[B, K] = [{batch}, {outputs}] in every view");
             return Err(Error::Shape { what: what.into(), expected, got: other.size() });
         }
     }
+    Ok(outputs)
+}
+
+fn check_center(center: &Tensor, outputs: i64) -> Result<()> {
     match center.size()[..] {
         [k] | [1, k] if k == outputs => Ok(()),
         _ => {

@@ -4,13 +4,23 @@
 mod barlow_twins;
 mod cosine;
 mod dino;
+mod ibot;
+mod koleo;
 mod nt_xent;
+mod sigreg;
+mod swav;
+mod tico;
 mod vicreg;
 
 pub use barlow_twins::{BarlowTwinsTerms, barlow_twins, barlow_twins_terms};
 pub use cosine::negative_cosine;
 pub use dino::dino;
+pub use ibot::ibot;
+pub use koleo::koleo;
 pub use nt_xent::{info_nce, nt_xent};
+pub use sigreg::{SigReg, sigreg};
+pub use swav::{sinkhorn, swav};
+pub use tico::{TiCoTerms, tico};
 pub use vicreg::{VicRegTerms, VicRegWeights, vicreg};
 
 use crate::{Error, Result, dims2};

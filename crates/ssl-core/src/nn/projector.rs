@@ -6,22 +6,25 @@ use crate::{Error, Result};
 use tch::Tensor;
 use tch::nn::Path;
 
-/// Linear layers, each but the last followed by a batch norm and a ReLU; the last has no bias. Variables have the places
-/// of a `torch.nn.Sequential`: layers at 0, 3, 6, .., norms at 1, 4, ..
+/// Linear layers, each but the last followed by a batch norm and a ReLU. Variables have the places of a
+/// `torch.nn.Sequential`: layers at 0, 3, 6, .., norms at 1, 4, ..
 #[derive(Debug)]
 pub struct Projector {
     hidden: Vec<(Linear, BatchNorm)>,
     output: Linear,
 }
 
+/// What makes a layer under a path, from its two widths.
+type Layer = fn(&Path, i64, i64) -> Result<Linear>;
+
 impl Projector {
-    /// A head of the given widths, from its input's to its output's. Hidden layers have no bias, which the norm after
-    /// them would cancel.
+    /// A head of the given widths, from its input's to its output's, without biases: the norms after hidden layers would
+    /// cancel theirs.
     ///
     /// # Errors
     /// `Error::Config` when there are fewer than two widths.
     pub fn new(p: &Path, widths: &[i64]) -> Result<Self> {
-        Projector::of_layers(p, widths, Linear::without_bias)
+        Projector::of_layers(p, widths, [Linear::without_bias, Linear::without_bias])
     }
 
     /// The same with biases in the hidden layers.
@@ -29,14 +32,19 @@ impl Projector {
     /// # Errors
     /// As [`Projector::new`].
     pub fn with_hidden_biases(p: &Path, widths: &[i64]) -> Result<Self> {
-        Projector::of_layers(p, widths, Linear::new)
+        Projector::of_layers(p, widths, [Linear::new, Linear::without_bias])
     }
 
-    fn of_layers(
-        p: &Path,
-        widths: &[i64],
-        hidden_layer: impl Fn(&Path, i64, i64) -> Result<Linear>,
-    ) -> Result<Self> {
+    /// The same with biases in all layers.
+    ///
+    /// # Errors
+    /// As [`Projector::new`].
+    pub fn with_biases(p: &Path, widths: &[i64]) -> Result<Self> {
+        Projector::of_layers(p, widths, [Linear::new, Linear::new])
+    }
+
+    fn of_layers(p: &Path, widths: &[i64], layers: [Layer; 2]) -> Result<Self> {
+        let [hidden_layer, last_layer] = layers;
         let [inner @ .., last, output] = widths else {
             return Err(Error::config("widths", format!("expected two at least, got {widths:?}")));
         };
@@ -45,7 +53,7 @@ impl Projector {
             Ok((hidden_layer(&(p / place), input, width)?, BatchNorm::new(&(p / (place + 1)), width)?))
         });
         let hidden = hidden.collect::<Result<Vec<_>>>()?;
-        let output = Linear::without_bias(&(p / (3 * hidden.len() as i64)), *last, *output)?;
+        let output = last_layer(&(p / (3 * hidden.len() as i64)), *last, *output)?;
         Ok(Projector { hidden, output })
     }
 }
@@ -85,6 +93,9 @@ mod tests {
         let vars = VarStore::new(Device::Cpu);
         Projector::with_hidden_biases(&vars.root(), &[4, 6, 3]).unwrap();
         assert_eq!(names(&vars), ["0.bias", "0.weight", "1.bias", "1.weight", "3.weight"]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_biases(&vars.root(), &[4, 6, 3]).unwrap();
+        assert_eq!(names(&vars), ["0.bias", "0.weight", "1.bias", "1.weight", "3.bias", "3.weight"]);
         let message = Projector::new(&vars.root(), &[4]).unwrap_err().to_string();
         assert_eq!(message, "widths: expected two at least, got [4]");
     }

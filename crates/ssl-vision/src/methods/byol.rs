@@ -12,7 +12,8 @@
 //!   the authors.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::backbones::{Backbone, Encoders};
+use crate::crops::Projected;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
@@ -23,7 +24,7 @@ use ssl_core::{
     Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, no_grad,
 };
 use std::rc::Rc;
-use tch::nn::{Path, VarStore};
+use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
 /// BYOL's hyperparameters.
@@ -73,33 +74,14 @@ impl Config {
     }
 }
 
-/// An encoder and a projector.
-#[derive(Debug)]
-struct Network {
-    encoder: Rc<Encoder>,
-    projector: Projector,
-}
-
-impl Network {
-    fn new(encoder: Rc<Encoder>, p: &Path, config: &Config) -> Result<Self> {
-        let widths = [encoder.dim(), config.hidden_dim, config.projection_dim];
-        let projector = Projector::new(&(p / "projector"), &widths)?;
-        Ok(Network { encoder, projector })
-    }
-
-    fn project(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.projector.forward(&self.encoder.forward(x, mode)?, mode)
-    }
-}
-
 /// An online network with a predictor, and a target network that is the online one's moving average.
 #[derive(Debug)]
 pub struct Byol {
     student: VarStore,
     teacher: VarStore,
-    online: Network,
+    online: Projected,
     predictor: Projector,
-    target: Network,
+    target: Projected,
     ema: Ema,
     config: Config,
 }
@@ -119,10 +101,14 @@ impl Definition for Byol {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.validate()?;
         let (student, mut teacher) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
-        let online = Network::new(encoders.student(&student)?, &student.root(), &config)?;
+        let network = |encoder, vars: &VarStore| {
+            let widths = [config.hidden_dim, config.projection_dim];
+            Projected::new(encoder, &(vars.root() / "projector"), &widths)
+        };
+        let online = network(encoders.student(&student)?, &student)?;
         let widths = [config.projection_dim, config.hidden_dim, config.projection_dim];
         let predictor = Projector::new(&(student.root() / "predictor"), &widths)?;
-        let target = Network::new(Rc::new(encoders.teacher(&teacher)?), &teacher.root(), &config)?;
+        let target = network(Rc::new(encoders.teacher(&teacher)?), &teacher)?;
         let ema = Ema::new(&student, &mut teacher, Statistics::Own)?;
         Ok(Byol { student, teacher, online, predictor, target, ema, config })
     }

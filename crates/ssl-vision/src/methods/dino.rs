@@ -9,15 +9,16 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::crops::{by_size, split_like};
+use crate::heads::{Head, HeadConfig, LastLayer, entropies};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::loss::dino;
-use ssl_core::nn::{BatchNorm, Linear, Module, gelu, l2_normalize, trunc_normal, uniform_fan_in};
 use ssl_core::schedule::{End, Ramp, Warmup};
-use ssl_core::{Batch, Ema, Error, Method, Metrics, Mode, Output, Precision};
-use ssl_core::{Result, Schedule, Statistics, Step, Views, no_grad};
+use ssl_core::{Ema, Error, Method, Metrics, Mode, Output, Precision};
+use ssl_core::{Result, Schedule, Statistics, Step, Views, check_ranges, no_grad};
 use std::rc::Rc;
-use tch::nn::{Init, Path, VarStore};
+use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
 
 /// DINO's hyperparameters.
@@ -84,9 +85,9 @@ impl Default for Config {
 }
 
 impl Config {
-    fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self) -> Result<()> {
         let (sizes, temperatures, parts) = ((1., 1e9), (1e-4, 1e4), (0., 1.));
-        for (name, value, (least, most)) in [
+        check_ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("bottleneck_dim", self.bottleneck_dim as f64, sizes),
             ("out_dim", self.out_dim as f64, sizes),
@@ -98,91 +99,62 @@ impl Config {
             ("center_momentum", self.center_momentum, parts),
             ("momentum", self.momentum.start, parts),
             ("momentum", self.momentum.end, parts),
-        ] {
-            if !(least..=most).contains(&value) {
-                return Err(Error::config(name, format!("expected {least} to {most}, got {value}")));
-            }
-        }
+        ])?;
         self.momentum.validate("momentum")?;
         [&self.first_global, &self.second_global, &self.local].iter().try_for_each(|crop| crop.validate())
     }
 
-    fn temperature_at(&self, at: Step) -> f64 {
+    /// What divides the teacher's outputs.
+    pub(super) fn temperature_at(&self, at: Step) -> f64 {
         let steps = (self.teacher_warmup * at.total as f64).round() as u64;
         let from = self.initial_teacher_temperature;
         let warmup = Warmup { steps, from, ramp: Ramp::BothEnds, ..Warmup::default() };
         Schedule { warmup, ..Schedule::constant(self.teacher_temperature) }.at(at)
     }
 
-    fn last_layer_at(&self, at: Step) -> LastLayer {
+    pub(super) fn last_layer_at(&self, at: Step) -> LastLayer {
         let frozen = (at.index as f64) < self.freeze_last_layer * at.total as f64;
         if frozen { LastLayer::Frozen } else { LastLayer::Trained }
     }
+
+    pub(super) fn head(&self) -> HeadConfig {
+        let Config { hidden_dim, bottleneck_dim, out_dim, head_norm, norm_last_layer, .. } = *self;
+        HeadConfig { hidden_dim, bottleneck_dim, out_dim, head_norm, norm_last_layer }
+    }
+
+    /// The augmentation of each crop.
+    pub(super) fn views(&self) -> Vec<Augment> {
+        let local = std::iter::repeat_n(&self.local, self.local_crops);
+        [&self.first_global, &self.second_global].into_iter().chain(local).cloned().collect()
+    }
+
+    /// The large and the small crops of a batch of `method`.
+    pub(super) fn crops<'a>(&self, Views(crops): &'a Views, method: &str) -> Result<[&'a [Tensor]; 2]> {
+        let (expected, got) = (2 + self.local_crops, crops.len());
+        let split = crops.split_at_checked(2).filter(|_| got == expected);
+        split.map(|(large, small)| [large, small]).ok_or_else(|| {
+            Error::config("views", format!("{method} takes {expected} with these local crops, got {got}"))
+        })
+    }
 }
 
-/// Whether gradients reach the last layer of the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LastLayer {
-    Trained,
-    Frozen,
-}
-
-/// An encoder and a head: three layers, a scaling to unit length, and a layer of unit rows.
+/// An encoder and a head.
 #[derive(Debug)]
 struct Network {
     encoder: Rc<Encoder>,
-    hidden: Vec<(Linear, Option<BatchNorm>)>,
-    bottleneck: Linear,
-    rows: Tensor,
-    lengths: Option<Tensor>,
+    head: Head,
 }
 
 impl Network {
-    /// The head lies under `p`, with the official code's names.
     fn new(encoder: Rc<Encoder>, p: &Path, config: &Config) -> Result<Self> {
-        let (mlp, last) = (p / "mlp", p / "last_layer");
-        let small = |x: &Tensor| trunc_normal(x, 0.02);
-        let linear = |place: i64, input, output| Linear::with_init(&(&mlp / place), input, output, small);
-        // The official places count norms and activations too.
-        let stride = if config.head_norm { 3 } else { 2 };
-        let hidden = |(place, input)| -> Result<_> {
-            let norm = config.head_norm.then(|| BatchNorm::new(&(&mlp / (place + 1)), config.hidden_dim));
-            Ok((linear(place, input, config.hidden_dim)?, norm.transpose()?))
-        };
-        let layers = [(0, encoder.dim()), (stride, config.hidden_dim)];
-        let shape = [config.out_dim, config.bottleneck_dim];
-        let lengths =
-            (!config.norm_last_layer).then(|| last.f_var("weight_g", &[config.out_dim, 1], Init::Const(1.)));
-        Ok(Network {
-            encoder,
-            hidden: layers.into_iter().map(hidden).collect::<Result<_>>()?,
-            bottleneck: linear(2 * stride, config.hidden_dim, config.bottleneck_dim)?,
-            rows: last.f_var("weight_v", &shape, uniform_fan_in(config.bottleneck_dim))?,
-            lengths: lengths.transpose()?,
-        })
+        let head = Head::new(&(p / "head"), encoder.dim(), &config.head())?;
+        Ok(Network { encoder, head })
     }
 
     /// Outputs `[B, K]` of each crop, in float32.
     fn outputs(&self, crops: &[Tensor], mode: Mode, last: LastLayer) -> Result<Vec<Tensor>> {
-        let mut h = by_size(crops, |x| self.encoder.forward(x, mode))?;
-        for (layer, norm) in &self.hidden {
-            h = layer.forward(&h, mode)?;
-            if let Some(norm) = norm {
-                h = norm.forward(&h, mode)?;
-            }
-            h = gelu(&h)?;
-        }
-        let unit = l2_normalize(&self.bottleneck.forward(&h, mode)?)?;
-        let mut weight = l2_normalize(&self.rows)?;
-        if let Some(lengths) = &self.lengths {
-            weight = weight.f_mul(lengths)?;
-        }
-        if last == LastLayer::Frozen {
-            weight = weight.f_detach()?;
-        }
-        let z = unit.f_linear(&weight, None::<Tensor>)?.f_to_kind(Kind::Float)?;
-        let sizes: Vec<i64> = crops.iter().map(Batch::len).collect();
-        Ok(z.f_split_with_sizes(sizes, 0)?)
+        let features = by_size(crops, |x| self.encoder.forward(x, mode))?;
+        split_like(&self.head.forward(&features, mode, last)?, crops)
     }
 }
 
@@ -213,7 +185,7 @@ impl Definition for Dino {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.validate()?;
         let [student_vars, mut teacher_vars] = [(); 2].map(|()| VarStore::new(encoders.device()));
-        let network = |encoder, vars: &VarStore| Network::new(encoder, &(vars.root() / "head"), &config);
+        let network = |encoder, vars: &VarStore| Network::new(encoder, &vars.root(), &config);
         let student = network(encoders.student(&student_vars)?, &student_vars)?;
         let teacher = network(Rc::new(encoders.teacher(&teacher_vars)?), &teacher_vars)?;
         let ema = Ema::new(&student_vars, &mut teacher_vars, Statistics::Own)?;
@@ -225,13 +197,10 @@ impl Definition for Dino {
 
 impl Dino {
     /// Outputs of the student for all crops, and of the teacher, which carry no gradients, for the two large ones.
-    fn outputs(&self, crops: &[Tensor], mode: Mode, last: LastLayer) -> Result<[Vec<Tensor>; 2]> {
-        let (expected, got) = (2 + self.config.local_crops, crops.len());
-        let large = crops.get(..2).filter(|_| got == expected).ok_or_else(|| {
-            Error::config("views", format!("DINO takes {expected} with these local crops, got {got}"))
-        })?;
+    fn outputs(&self, batch: &Views, mode: Mode, last: LastLayer) -> Result<[Vec<Tensor>; 2]> {
+        let [large, _] = self.config.crops(batch, "DINO")?;
         let teacher = no_grad(|| self.teacher.outputs(large, mode, LastLayer::Trained))?;
-        Ok([self.student.outputs(crops, mode, last)?, teacher])
+        Ok([self.student.outputs(&batch.0, mode, last)?, teacher])
     }
 
     /// The loss, and what tells a collapse, in nats: a `teacher_entropy` near that of `out_dim` equal outputs, or a
@@ -255,7 +224,7 @@ impl Method for Dino {
 
     fn step(&mut self, batch: &Views, at: Step) -> Result<Output> {
         // Batch norms of the teacher too use the batch.
-        let [student, teacher] = self.outputs(&batch.0, Mode::Train, self.config.last_layer_at(at))?;
+        let [student, teacher] = self.outputs(batch, Mode::Train, self.config.last_layer_at(at))?;
         let output = self.compare(&student, &teacher, self.config.temperature_at(at))?;
         let mean = Tensor::f_cat(&teacher, 0)?.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
         let _ = no_grad(|| self.center.f_lerp_(&mean, 1. - self.config.center_momentum))?;
@@ -277,9 +246,8 @@ impl Method for Dino {
     /// At the temperature after the warm-up, so that one run's checkpoints compare.
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
-            let [student, teacher] = self.outputs(&batch.0, Mode::Eval, LastLayer::Trained)?;
-            let found = self.compare(&student, &teacher, self.config.teacher_temperature)?;
-            Ok(std::iter::once(("loss".to_string(), found.loss)).chain(found.metrics).collect())
+            let [student, teacher] = self.outputs(batch, Mode::Eval, LastLayer::Trained)?;
+            Ok(self.compare(&student, &teacher, self.config.teacher_temperature)?.into_metrics())
         })
     }
 
@@ -295,24 +263,8 @@ impl Method for Dino {
 
 impl VisionMethod for Dino {
     fn views(&self) -> Vec<Augment> {
-        let local = std::iter::repeat_n(&self.config.local, self.config.local_crops);
-        [&self.config.first_global, &self.config.second_global].into_iter().chain(local).cloned().collect()
+        self.config.views()
     }
-}
-
-/// Features of all crops, one behind the other; neighbours of one size pass the network together.
-fn by_size(crops: &[Tensor], network: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let groups = crops.chunk_by(|a, b| a.size() == b.size()).map(|group| Tensor::f_cat(group, 0));
-    let groups = groups.collect::<Result<Vec<_>, _>>()?;
-    let features = groups.iter().map(network).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::f_cat(&features, 0)?)
-}
-
-/// The mean entropy of distributions `[B, K]`, and the entropy of their mean, in nats.
-fn entropies(p: &Tensor) -> Result<(Tensor, Tensor)> {
-    let each = p.f_special_entr()?.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?;
-    let mean = p.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
-    Ok((each.f_mean(Kind::Float)?, mean.f_special_entr()?.f_sum(Kind::Float)?))
 }
 
 #[cfg(test)]
@@ -335,13 +287,8 @@ mod tests {
         Dino::new(config, &Encoders::new(encoder, Device::Cpu))
     }
 
-    /// Two crops of 8 pixels and two of 4.
     fn crops(n: i64) -> Views {
-        let pixels = |(i, side): (i64, i64)| {
-            let x = Tensor::arange(n * side * side, (Kind::Float, Device::Cpu)) * (0.7 + 0.1 * i as f64);
-            x.sin().view([n, 1, side, side])
-        };
-        Views([(0, 8), (1, 8), (2, 4), (3, 4)].map(pixels).into())
+        crate::crops::tests::batch(n, &[8, 8, 4, 4])
     }
 
     #[test]
@@ -359,7 +306,7 @@ mod tests {
         let mut method = build(Config { teacher_warmup: 0., ..small() }, RESNET).unwrap();
         let center = Tensor::arange(12, (Kind::Float, Device::Cpu)).sin() * 0.1;
         method.center.copy_(&center);
-        let [student, teacher] = method.outputs(&crops(5).0, Mode::Train, LastLayer::Trained).unwrap();
+        let [student, teacher] = method.outputs(&crops(5), Mode::Train, LastLayer::Trained).unwrap();
         let softmax = |x: Tensor| -> Vec<f64> {
             let x: Vec<f64> = x.try_into().unwrap();
             let sum: f64 = x.iter().map(|x| x.exp()).sum();
@@ -424,27 +371,6 @@ mod tests {
             let temperature = config.temperature_at(Step { index, total: 10 });
             assert!((temperature - expected).abs() < 1e-12, "{index}: {temperature}");
         }
-    }
-
-    #[test]
-    fn crops_of_one_size_pass_together_and_keep_their_order() {
-        let (mut passed, first) = (Vec::new(), |x: &Tensor| x.flatten(1, -1).narrow(1, 0, 2));
-        let features = by_size(&crops(3).0, |x| {
-            passed.push(x.size());
-            Ok(first(x))
-        });
-        let each: Vec<Tensor> = crops(3).0.iter().map(first).collect();
-        assert!(features.unwrap().equal(&Tensor::cat(&each, 0)));
-        assert_eq!(passed, [[6, 1, 8, 8], [6, 1, 4, 4]]);
-    }
-
-    #[test]
-    fn entropies_tell_uniform_outputs_and_outputs_of_one_kind_from_sound_ones() {
-        let of = |p: &Tensor| entropies(p).map(|(a, b)| [a, b].map(|x| x.double_value(&[]))).unwrap();
-        let (sound, most) = (Tensor::eye(4, (Kind::Float, Device::Cpu)), f64::from(4f32.ln()));
-        assert_eq!(of(&sound), [0., most]);
-        assert_eq!(of(&sound.narrow(0, 0, 1).repeat([4, 1])), [0., 0.]);
-        assert_eq!(of(&(sound.ones_like() / 4.)), [most, most]);
     }
 
     #[test]

@@ -3,26 +3,29 @@
 //! Source: He et al., 2021: <https://arxiv.org/abs/2111.06377>; names, initialization of the decoder and the order of
 //! pixels in a patch follow the official code (`facebookresearch/mae`, `models_mae.py`). Departures: pixels are
 //! normalized by patch unless told otherwise, which the paper finds best and the code leaves off; the encoder starts as
-//! [`Vit`] does, with fixed positions only where its configuration says so. The decoder gets the
-//! hidden patches behind the visible ones, each with its position, so that nothing is put back in order, and draws the
-//! hidden ones only; since attention knows places from positions alone, the loss is the same.
+//! [`Vit`](crate::backbones::Vit) does, with fixed positions only where its configuration says so. The decoder gets the
+//! hidden patches behind the visible ones and draws the hidden ones only; the loss is the same.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, Vit, probe_features, sincos_positions};
+use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, probe_features};
+use crate::masked::{Chance, Decoder, DecoderConfig, DecoderNames, Grid, SHOWN, check_ratio, only, squared_error};
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::nn::{Block, BlockConfig, LayerNorm, Linear, Module, TIMM, xavier_uniform};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims2, dims3, no_grad, rng};
-use std::collections::BTreeMap;
+use ssl_core::nn::xavier_uniform;
+use ssl_core::{Batch, Method, Metrics, Mode, Output, Result, Rng, Step, Views, dims2, no_grad};
 use std::rc::Rc;
-use tch::nn::{Init, Path, VarStore};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
 
-/// The stream of random numbers of the masks on held-out images.
-const MASKS: u64 = 21;
-/// Images to look at, at most.
-const SHOWN: i64 = 12;
+/// The decoder's variables in the official code.
+const NAMES: DecoderNames = DecoderNames {
+    embed: "decoder_embed",
+    positions: "decoder_pos_embed",
+    blocks: "decoder_blocks",
+    norm: "decoder_norm",
+    output: "decoder_pred",
+};
 
 /// MAE's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -84,17 +87,16 @@ impl Definition for Mae {
         let encoder = encoders.student(&vars)?;
         let grid = Grid::new(encoder.vit("MAE")?, config.augment.size as i64)?;
         let visible = (grid.patches() as f64 * (1. - config.mask_ratio)) as i64;
-        if !(0. ..1.).contains(&config.mask_ratio) || !(1..grid.patches()).contains(&visible) {
-            let (n, ratio) = (grid.patches(), config.mask_ratio);
-            let message = format!("expected to hide and to leave one of {n} patches at least, got a part of {ratio}");
-            return Err(Error::config("mask_ratio", message));
-        }
-        let decoder = Decoder::new(&vars.root(), encoder.dim(), &grid, &config)?;
-        // In a fixed order, so that a seed gives the same weights.
-        let named: BTreeMap<_, _> = vars.variables().into_iter().collect();
-        for (_, weight) in named.iter().filter(|(name, x)| name.starts_with("decoder_blocks.") && x.dim() == 2) {
-            xavier_uniform(weight)?;
-        }
+        check_ratio(config.mask_ratio, grid.patches() - visible, grid.patches())?;
+        let shape = DecoderConfig {
+            input: encoder.dim(),
+            dim: config.decoder_dim,
+            depth: config.decoder_depth,
+            heads: config.decoder_heads,
+            output: grid.pixels(),
+            side: grid.side,
+        };
+        let decoder = Decoder::new(&vars, &shape, &NAMES, xavier_uniform)?;
         Ok(Mae { vars, encoder, decoder, grid, visible, config })
     }
 }
@@ -108,7 +110,11 @@ impl Mae {
         let pixels = self.grid.patchify(x)?.f_index_select(0, &self.hidden(order)?)?;
         let visible = order.f_narrow(1, 0, self.visible)?;
         let tokens = self.encoder.vit("MAE")?.tokens(x, Some(&visible), mode)?;
-        let prediction = self.decoder.forward(&tokens, order, mode)?;
+        // Position 0 is the class token's.
+        let places = order.f_add_scalar(1)?.f_constant_pad_nd([1, 0])?;
+        let (shown, hidden) = (1 + self.visible, self.grid.patches() - self.visible);
+        let places = [places.f_narrow(1, 0, shown)?, places.f_narrow(1, shown, hidden)?];
+        let prediction = self.decoder.forward(&tokens, places.each_ref(), mode)?;
         Ok((prediction, Target::new(&pixels, self.config.norm_pix)?))
     }
 
@@ -126,7 +132,7 @@ impl Method for Mae {
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
-        let x = only(batch)?;
+        let x = only(batch, "MAE")?;
         let noise = Tensor::f_rand([batch.len(), self.grid.patches()], (Kind::Float, x.device()))?;
         let (prediction, target) = self.predict(x, &noise.f_argsort(1, false)?, Mode::Train)?;
         Ok(Output::new(squared_error(&prediction, &target.values)?))
@@ -148,10 +154,10 @@ impl Method for Mae {
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
-            let x = only(batch)?;
+            let x = only(batch, "MAE")?;
             let order = fixed_order(batch.len(), self.grid.patches(), x.device())?;
             let (prediction, target) = self.predict(x, &order, Mode::Eval)?;
-            let plain = target.mean_color(self.grid.channels)?;
+            let plain = self.grid.mean_color(&target.values)?;
             let pixels = target.restore(&target.values)?;
             Ok(vec![
                 ("loss".into(), squared_error(&prediction, &target.values)?),
@@ -164,15 +170,12 @@ impl Method for Mae {
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         no_grad(|| {
-            let x = only(batch)?.f_narrow(0, 0, batch.len().min(SHOWN))?;
+            let x = only(batch, "MAE")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
             let order = fixed_order(batch.len().min(SHOWN), self.grid.patches(), x.device())?;
             let (prediction, target) = self.predict(&x, &order, Mode::Eval)?;
-            let (patches, hidden) = (self.grid.patchify(&x)?, self.hidden(&order)?);
+            let hidden = self.hidden(&order)?;
             // As in the official demonstration, each patch has its own mean and deviation, which are not predicted.
-            let drawn = target.restore(&prediction)?;
-            let masked = self.grid.unpatchify(&patches.f_index_fill(0, &hidden, 0.)?)?;
-            let drawn = self.grid.unpatchify(&patches.f_index_copy(0, &hidden, &drawn)?)?;
-            Ok(vec![("image".into(), x), ("masked".into(), masked), ("reconstruction".into(), drawn)])
+            self.grid.pictures(x, &hidden, &target.restore(&prediction)?)
         })
     }
 
@@ -187,25 +190,11 @@ impl VisionMethod for Mae {
     }
 }
 
-/// The one view of a batch.
-fn only(Views(views): &Views) -> Result<&Tensor> {
-    match views.as_slice() {
-        [x] => Ok(x),
-        _ => Err(Error::config("views", format!("MAE takes one, got {}", views.len()))),
-    }
-}
-
 /// Random orders of the patches that depend on the place in the batch alone. `[B, N]`.
 fn fixed_order(images: i64, patches: i64, device: Device) -> Result<Tensor> {
-    let mut rng = rng(0, &[MASKS]);
-    let noise: Vec<f32> = (0..images * patches).map(|_| rng.random()).collect();
+    let of_image = |mut rng: Rng| (0..patches).map(move |_| rng.random::<f32>());
+    let noise: Vec<f32> = Chance::Fixed.of_images(images)?.flat_map(of_image).collect();
     Ok(Tensor::f_from_slice(&noise)?.f_view([images, patches])?.f_argsort(1, false)?.f_to_device(device)?)
-}
-
-/// Mean squared error in float32, whatever the precision around it; every image hides as many patches, so that the mean
-/// over all of them is that of the paper.
-fn squared_error(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
-    Precision::Fp32.scope(target.device(), || Ok(prediction.f_mse_loss(target, Reduction::Mean)?))
 }
 
 /// Pixels of patches as they are predicted, and what undoes their normalization.
@@ -230,122 +219,12 @@ impl Target {
     fn restore(&self, values: &Tensor) -> Result<Tensor> {
         Ok(values.f_mul(&self.deviation)?.f_add(&self.mean)?)
     }
-
-    /// Each patch in its mean color. `[R, P]`.
-    fn mean_color(&self, channels: i64) -> Result<Tensor> {
-        let values = self.values.f_unflatten(1, [-1, channels])?; // [R, P / C, C].
-        let mean = values.f_mean_dim([1i64].as_slice(), true, Kind::Float)?;
-        Ok(mean.f_expand_as(&values)?.f_flatten(1, 2)?)
-    }
-}
-
-/// How images are cut into patches.
-#[derive(Debug)]
-struct Grid {
-    side: i64,
-    patch: i64,
-    channels: i64,
-}
-
-impl Grid {
-    /// The grid of square images of `size` pixels.
-    fn new(vit: &Vit, size: i64) -> Result<Self> {
-        let (patch, channels) = (vit.patch_size(), vit.channels());
-        if size % patch != 0 {
-            let message = format!("expected a multiple of the {patch} pixels of a patch, got {size}");
-            return Err(Error::config("augment.size", message));
-        }
-        Ok(Grid { side: size / patch, patch, channels })
-    }
-
-    /// Patches of an image.
-    fn patches(&self) -> i64 {
-        self.side * self.side
-    }
-
-    /// Numbers of a patch.
-    fn pixels(&self) -> i64 {
-        self.patch * self.patch * self.channels
-    }
-
-    /// `[B, C, H, W]` as `[B * N, P]`, patches row by row, channels last in each.
-    fn patchify(&self, x: &Tensor) -> Result<Tensor> {
-        let Grid { side, patch, channels } = *self;
-        let size = side * patch;
-        if !matches!(x.size()[..], [_, c, h, w] if (c, h, w) == (channels, size, size)) {
-            let (what, expected) = ("images".into(), format!("[B, {channels}, {size}, {size}]"));
-            return Err(Error::Shape { what, expected, got: x.size() });
-        }
-        let x = x.f_permute([0, 2, 3, 1])?.f_reshape([-1, side, patch, side, patch, channels])?;
-        Ok(x.f_transpose(2, 3)?.f_reshape([-1, self.pixels()])?)
-    }
-
-    /// The inverse of [`Grid::patchify`].
-    fn unpatchify(&self, x: &Tensor) -> Result<Tensor> {
-        let Grid { side, patch, channels } = *self;
-        let x = x.f_view([-1, side, side, patch, patch, channels])?.f_transpose(2, 3)?;
-        Ok(x.f_reshape([-1, side * patch, side * patch, channels])?.f_permute([0, 3, 1, 2])?)
-    }
-}
-
-/// Blocks over the tokens of visible patches and a learned token for each hidden one.
-#[derive(Debug)]
-struct Decoder {
-    embed: Linear,
-    mask_token: Tensor,
-    positions: Tensor,
-    blocks: Vec<Block>,
-    norm: LayerNorm,
-    output: Linear,
-}
-
-impl Decoder {
-    fn new(p: &Path, input: i64, grid: &Grid, config: &Config) -> Result<Self> {
-        let (dim, depth) = (config.decoder_dim, config.decoder_depth);
-        if dim < 4 || dim % 4 != 0 || depth < 1 {
-            let message = format!("expected a multiple of 4 and at least 1, got {:?}", (dim, depth));
-            return Err(Error::config("decoder_dim, decoder_depth", message));
-        }
-        let block = BlockConfig { dim, heads: config.decoder_heads, hidden: 4 * dim, ..BlockConfig::default() };
-        let places = p / "decoder_blocks";
-        let blocks = (0..depth).map(|i| Block::new(&(&places / i), &block, &TIMM)).collect::<Result<_>>()?;
-        let positions = sincos_positions(dim, grid.side)?.f_to_device(p.device())?;
-        Ok(Decoder {
-            embed: Linear::with_init(&(p / "decoder_embed"), input, dim, xavier_uniform)?,
-            mask_token: p.f_var("mask_token", &[1, 1, dim], Init::Randn { mean: 0., stdev: 0.02 })?,
-            positions: p.add("decoder_pos_embed", positions, false),
-            blocks,
-            norm: LayerNorm::new(&(p / "decoder_norm"), dim, 1e-6)?,
-            output: Linear::with_init(&(p / "decoder_pred"), dim, grid.pixels(), xavier_uniform)?,
-        })
-    }
-
-    /// The pixels of the hidden patches, in float32. `[B * M, P]`.
-    ///
-    /// # Shapes
-    /// `tokens`: `[B, 1 + K, E]`, the class token and the patches that come first in `order`, `[B, N]`.
-    fn forward(&self, tokens: &Tensor, order: &Tensor, mode: Mode) -> Result<Tensor> {
-        let visible = self.embed.forward(tokens, mode)?; // [B, 1 + K, D].
-        let (images, shown, dim) = dims3(&visible, "tokens", "[B, 1 + K, D]")?;
-        // Position 0 is the class token's.
-        let places = order.f_add_scalar(1)?.f_constant_pad_nd([1, 0])?;
-        let (_, all) = dims2(&places, "order", "[B, N]")?;
-        let positions = self.positions.f_squeeze_dim(0)?.f_index_select(0, &places.f_flatten(0, 1)?)?;
-        let hidden = self.mask_token.f_to_kind(visible.kind())?.f_expand([images, all - shown, dim], false)?;
-        // In float32, as the sums in the blocks are.
-        let mut x = Tensor::f_cat(&[visible, hidden], 1)?.f_add(&positions.f_view([images, all, dim])?)?;
-        for block in &self.blocks {
-            x = block.forward(&x, mode)?;
-        }
-        let x = x.f_narrow(1, shown, all - shown)?.f_reshape([-1, dim])?; // [B * M, D].
-        Ok(self.output.forward(&self.norm.forward(&x, mode)?, mode)?.f_to_kind(Kind::Float)?)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbones::{Arch, ResNetConfig, Stem, VitConfig};
+    use crate::backbones::{Arch, ResNetConfig, Stem, VitConfig, sincos_positions};
     use ssl_core::check_method;
 
     fn encoders(channels: i64) -> Encoders {
@@ -371,18 +250,6 @@ mod tests {
         let (x, scratch) = (images(6, 1), tempfile::tempdir().unwrap());
         let batch = Views(vec![x.shallow_clone()]);
         check_method(|| Mae::new(small(), &encoders(1)), &batch, &x, scratch.path()).unwrap();
-    }
-
-    #[test]
-    fn patches_are_cut_row_by_row_with_channels_last_and_put_together_again() {
-        let (grid, x) = (Grid { side: 4, patch: 2, channels: 3 }, images(2, 3));
-        let patches = grid.patchify(&x).unwrap();
-        assert_eq!(patches.size(), [32, 12]);
-        // Image 1, patch (2, 3), pixel (1, 0), channel 2.
-        assert_eq!(patches.double_value(&[16 + 11, 8]), x.double_value(&[1, 2, 5, 6]));
-        let last = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
-        assert!(grid.patchify(&last).unwrap().equal(&patches));
-        assert!(grid.unpatchify(&patches).unwrap().equal(&x));
     }
 
     #[test]

@@ -59,13 +59,22 @@ macro_rules! methods {
 methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
+    data2vec::Data2Vec,
+    deepcluster_v2::DeepClusterV2,
     dino::Dino,
+    i_jepa::IJepa,
+    ibot::IBot,
     jigsaw::Jigsaw,
+    lejepa::LeJepa,
     mae::Mae,
+    maskfeat::MaskFeat,
     moco_v2::MoCoV2,
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
+    simmim::SimMim,
+    swav::Swav,
+    tico::TiCo,
     vicreg::VicReg,
 }
 
