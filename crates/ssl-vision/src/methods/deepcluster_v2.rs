@@ -143,13 +143,6 @@ impl Definition for DeepClusterV2 {
     }
 }
 
-/// What one head makes of a batch.
-#[derive(Debug)]
-struct Told {
-    loss: Tensor,
-    accuracy: Tensor,
-}
-
 impl DeepClusterV2 {
     /// Unit embeddings `[B, D]` of each crop.
     fn embeddings(&self, batch: &Views, mode: Mode) -> Result<Vec<Tensor>> {
@@ -174,8 +167,8 @@ impl DeepClusterV2 {
         Ok(())
     }
 
-    /// How the crops but one tell the cluster that the copy finds for that one.
-    fn tell(&self, head: &Clusters, [z, targets]: [&[Tensor]; 2], own: usize) -> Result<Told> {
+    /// Loss and accuracy of the crops but one in telling the cluster that the copy finds for that one.
+    fn tell(&self, head: &Clusters, [z, targets]: [&[Tensor]; 2], own: usize) -> Result<[Tensor; 2]> {
         let others = |(crop, z): (usize, &Tensor)| (crop != own).then(|| z.shallow_clone());
         let others: Vec<Tensor> = z.iter().enumerate().filter_map(others).collect();
         let own = targets.get(own).ok_or_else(|| Error::config("views", "expected the large crops first"))?;
@@ -183,10 +176,8 @@ impl DeepClusterV2 {
         let cosines = Tensor::f_cat(&others, 0)?.f_matmul(&head.centers().f_tr()?)?;
         let logits = cosines.f_div_scalar(self.config.temperature)?;
         let right = logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?;
-        Ok(Told {
-            loss: logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, 0.)?,
-            accuracy: right.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?,
-        })
+        let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, 0.)?;
+        Ok([loss, right.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?])
     }
 
     /// The mean loss and accuracy over heads, and the evenness of the first head's clusters.
@@ -195,12 +186,10 @@ impl DeepClusterV2 {
             let crops = (0..self.config.crops.large_crops).cycle();
             let told = self.heads.iter().zip(crops).map(|(head, crop)| self.tell(head, z, crop));
             let told = told.collect::<Result<Vec<_>>>()?;
-            let mean = |of: fn(&Told) -> &Tensor| -> Result<Tensor> {
-                let all: Vec<&Tensor> = told.iter().map(of).collect();
-                Ok(Tensor::f_stack(&all, 0)?.f_mean(Kind::Float)?)
+            let mean = |of: fn(&[Tensor; 2]) -> &Tensor| -> Result<Tensor> {
+                Ok(Tensor::f_stack(&told.iter().map(of).collect::<Vec<_>>(), 0)?.f_mean(Kind::Float)?)
             };
-            let mut output = Output::new(mean(|told| &told.loss)?);
-            output = output.with("accuracy", &mean(|told| &told.accuracy)?)?;
+            let output = Output::new(mean(|[loss, _]| loss)?).with("accuracy", &mean(|[_, right]| right)?)?;
             match self.heads.first() {
                 Some(head) => output.with(IN_USE, &head.perplexity()?),
                 None => Ok(output),
