@@ -86,7 +86,6 @@ impl Config {
 
     /// Whether clusters are found anew at a step, before which the memory has got so many embeddings.
     fn clusters_at(&self, at: Step, remembered: u64) -> bool {
-        // The clusterings that are due up to a step: a whole number that rises as often as there are clusterings.
         let due = |index: u64| u128::from(index) * u128::from(self.clusterings) / u128::from(at.total.max(1));
         let filling = remembered < self.memory_size as u64;
         at.index == 0
@@ -106,7 +105,6 @@ pub struct DeepClusterV2 {
     copy: Projected,
     copying: Ema,
     heads: Vec<Clusters>,
-    // One for each large crop.
     queues: Vec<Queue>,
     config: Config,
 }
