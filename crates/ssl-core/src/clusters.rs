@@ -46,8 +46,8 @@ impl Clusters {
         &self.centers
     }
 
-    /// How many clusters as full as each other would be as uneven as these: the exponential of the entropy of their
-    /// counts, 1 when one has all.
+    /// How many clusters are in use: the exponential of the entropy of their counts, which is their number when all have
+    /// as much, and 1 when one has all.
     ///
     /// # Shapes
     /// Returns a scalar.

@@ -7,8 +7,9 @@
 //!
 //! - It has a place in memory for each image, and the target of an image is the cluster of the embedding that it had an
 //!   epoch before. A batch does not say here which images it is of. So the memory is a queue of the last embeddings, and
-//!   the target is the cluster of a large crop's embedding of this very step; it is told from the other crops alone, since
-//!   from that one it could be read off. All that a step needs is saved, and a resumed run is the same to the last bit.
+//!   the target is the cluster of a large crop's embedding by a copy of the network as it was when clusters were found: by
+//!   the network itself all would drift to one cluster. It is told from the other crops alone. All that a step needs is
+//!   saved, and a resumed run is the same to the last bit.
 //! - Clusters are found anew so many times over the run, which stands for once an epoch, and at the first, second, fourth,
 //!   eighth step and so on until the memory is full, which stands for a pass over the data before training.
 //! - Centers are what crops are compared with and are never trained; in the code they are weights that are frozen.
@@ -19,8 +20,9 @@ use crate::crops::{Crops, Projected};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
-use ssl_core::{Batch, Clusters, Error, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
-use ssl_core::{check_ranges, no_grad};
+use ssl_core::{Batch, Clusters, Ema, Error, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
+use ssl_core::{Statistics, check_ranges, no_grad};
+use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Reduction, Tensor};
 
@@ -84,7 +86,6 @@ impl Config {
 
     /// Whether clusters are found anew at a step, before which the memory has got so many embeddings.
     fn clusters_at(&self, at: Step, remembered: u64) -> bool {
-        // The clusterings that are due up to a step: a whole number that rises as often as there are clusterings.
         let due = |index: u64| u128::from(index) * u128::from(self.clusterings) / u128::from(at.total.max(1));
         let filling = remembered < self.memory_size as u64;
         at.index == 0
@@ -98,9 +99,12 @@ impl Config {
 pub struct DeepClusterV2 {
     vars: VarStore,
     memory: VarStore,
+    copy_vars: VarStore,
     network: Projected,
+    // As it was when clusters were found.
+    copy: Projected,
+    copying: Ema,
     heads: Vec<Clusters>,
-    // One for each large crop.
     queues: Vec<Queue>,
     config: Config,
 }
@@ -119,25 +123,22 @@ impl Definition for DeepClusterV2 {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.validate()?;
-        let (vars, memory) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
-        let (encoder, dim) = (encoders.student(&vars)?, config.projection_dim);
-        let head = vars.root() / "projection_head";
-        let network = Projected::with_biases(encoder, &head, &[config.hidden_dim, dim])?;
+        let [vars, memory, mut copy_vars] = [(); 3].map(|()| VarStore::new(encoders.device()));
+        let dim = config.projection_dim;
+        let network = |encoder, vars: &VarStore| {
+            Projected::with_biases(encoder, &(vars.root() / "projection_head"), &[config.hidden_dim, dim])
+        };
+        let copy = network(Rc::new(encoders.teacher(&copy_vars)?), &copy_vars)?;
+        let network = network(encoders.student(&vars)?, &vars)?;
+        let copying = Ema::new(&vars, &mut copy_vars, Statistics::Own)?;
         let root = memory.root();
         let head =
             |(i, &clusters): (usize, &i64)| Clusters::new(&(&root / format!("prototypes{i}")), clusters, dim);
         let heads = config.clusters.iter().enumerate().map(head).collect::<Result<_>>()?;
         let queue = |crop| Queue::new(&root, &format!("embeddings{crop}"), config.memory_size, dim);
         let queues = (0..config.crops.large_crops).map(queue).collect::<Result<_>>()?;
-        Ok(DeepClusterV2 { network, heads, queues, vars, memory, config })
+        Ok(DeepClusterV2 { network, copy, copying, copy_vars, heads, queues, vars, memory, config })
     }
-}
-
-/// What one head makes of a batch.
-#[derive(Debug)]
-struct Told {
-    loss: Tensor,
-    accuracy: Tensor,
 }
 
 impl DeepClusterV2 {
@@ -147,8 +148,16 @@ impl DeepClusterV2 {
         self.network.unit_crops(crops, mode)
     }
 
-    /// Finds the clusters of every head anew among the newest embeddings, so many of each large crop.
+    /// What the copy makes of the large crops.
+    fn targets(&self, Views(crops): &Views, mode: Mode) -> Result<Vec<Tensor>> {
+        let large = crops.get(..self.config.crops.large_crops).unwrap_or_default();
+        no_grad(|| self.copy.unit_crops(large, mode))
+    }
+
+    /// Finds the clusters of every head anew among the newest embeddings, so many of each large crop, and copies the
+    /// network.
     fn cluster(&mut self, remembered: u64) -> Result<()> {
+        self.copying.update(0.)?;
         let number = i64::try_from(remembered).unwrap_or(i64::MAX);
         for (head, queue) in self.heads.iter_mut().zip(self.queues.iter().cycle()) {
             head.refit_unit(&queue.newest(number)?, self.config.kmeans_rounds)?;
@@ -156,33 +165,29 @@ impl DeepClusterV2 {
         Ok(())
     }
 
-    /// How the crops but one tell the cluster of that one.
-    fn tell(&self, head: &Clusters, z: &[Tensor], own: usize) -> Result<Told> {
+    /// Loss and accuracy of the crops but one in telling the cluster that the copy finds for that one.
+    fn tell(&self, head: &Clusters, [z, targets]: [&[Tensor]; 2], own: usize) -> Result<[Tensor; 2]> {
         let others = |(crop, z): (usize, &Tensor)| (crop != own).then(|| z.shallow_clone());
         let others: Vec<Tensor> = z.iter().enumerate().filter_map(others).collect();
-        let own = z.get(own).ok_or_else(|| Error::config("views", "expected the large crops first"))?;
+        let own = targets.get(own).ok_or_else(|| Error::config("views", "expected the large crops first"))?;
         let targets = head.nearest(own)?.f_repeat([others.len() as i64])?;
         let cosines = Tensor::f_cat(&others, 0)?.f_matmul(&head.centers().f_tr()?)?;
         let logits = cosines.f_div_scalar(self.config.temperature)?;
         let right = logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?;
-        Ok(Told {
-            loss: logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, 0.)?,
-            accuracy: right.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?,
-        })
+        let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::Mean, -100, 0.)?;
+        Ok([loss, right.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?])
     }
 
     /// The mean loss and accuracy over heads, and the evenness of the first head's clusters.
-    fn compare(&self, z: &[Tensor]) -> Result<Output> {
+    fn compare(&self, z: [&[Tensor]; 2]) -> Result<Output> {
         Precision::Fp32.scope(self.vars.device(), || {
             let crops = (0..self.config.crops.large_crops).cycle();
             let told = self.heads.iter().zip(crops).map(|(head, crop)| self.tell(head, z, crop));
             let told = told.collect::<Result<Vec<_>>>()?;
-            let mean = |of: fn(&Told) -> &Tensor| -> Result<Tensor> {
-                let all: Vec<&Tensor> = told.iter().map(of).collect();
-                Ok(Tensor::f_stack(&all, 0)?.f_mean(Kind::Float)?)
+            let mean = |of: fn(&[Tensor; 2]) -> &Tensor| -> Result<Tensor> {
+                Ok(Tensor::f_stack(&told.iter().map(of).collect::<Vec<_>>(), 0)?.f_mean(Kind::Float)?)
             };
-            let mut output = Output::new(mean(|told| &told.loss)?);
-            output = output.with("accuracy", &mean(|told| &told.accuracy)?)?;
+            let output = Output::new(mean(|[loss, _]| loss)?).with("accuracy", &mean(|[_, right]| right)?)?;
             match self.heads.first() {
                 Some(head) => output.with(IN_USE, &head.perplexity()?),
                 None => Ok(output),
@@ -204,7 +209,8 @@ impl Method for DeepClusterV2 {
         if self.config.clusters_at(at, earlier) {
             self.cluster(earlier.saturating_add(batch.len() as u64))?;
         }
-        self.compare(&z)
+        let targets = self.targets(batch, Mode::Train)?;
+        self.compare([&z, &targets])
     }
 
     fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -218,7 +224,7 @@ impl Method for DeepClusterV2 {
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
             let z = self.embeddings(batch, Mode::Eval)?;
-            let mut metrics = self.compare(&z)?.into_metrics();
+            let mut metrics = self.compare([&z, &self.targets(batch, Mode::Eval)?])?.into_metrics();
             if let [a, b, ..] = z.as_slice() {
                 metrics.push(("retrieval".into(), retrieval(a, b)?));
             }
@@ -235,7 +241,11 @@ impl Method for DeepClusterV2 {
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        vec![("student".into(), &self.vars), ("memory".into(), &self.memory)]
+        vec![
+            ("student".into(), &self.vars),
+            ("copy".into(), &self.copy_vars),
+            ("memory".into(), &self.memory),
+        ]
     }
 }
 
