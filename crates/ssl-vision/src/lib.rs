@@ -8,6 +8,7 @@ pub mod methods;
 mod picture;
 pub mod readers;
 mod recipe;
+mod siamese;
 mod source;
 mod subset;
 

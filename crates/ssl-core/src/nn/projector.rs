@@ -6,22 +6,48 @@ use crate::{Error, Result};
 use tch::Tensor;
 use tch::nn::Path;
 
-/// Linear layers, each but the last followed by a batch norm and a ReLU; the last has no bias. Variables have the places
-/// of a `torch.nn.Sequential`: layers at 0, 3, 6, .., norms at 1, 4, ..
+/// Linear layers, each but the last followed by a batch norm and a ReLU. Variables have the places of a
+/// `torch.nn.Sequential`: layers at 0, 3, 6, .., norms at 1, 4, ..
 #[derive(Debug)]
 pub struct Projector {
     hidden: Vec<(Linear, BatchNorm)>,
     output: Linear,
+    output_norm: Option<BatchNorm>,
 }
 
+/// What makes a layer under a path, from its two widths.
+type Layer = fn(&Path, i64, i64) -> Result<Linear>;
+
 impl Projector {
-    /// A head of the given widths, from its input's to its output's. Hidden layers have no bias, which the norm after
-    /// them would cancel.
+    /// A head of the given widths, from its input's to its output's, without biases: the norms after hidden layers would
+    /// cancel theirs.
     ///
     /// # Errors
     /// `Error::Config` when there are fewer than two widths.
     pub fn new(p: &Path, widths: &[i64]) -> Result<Self> {
-        Projector::of_layers(p, widths, Linear::without_bias)
+        Projector::of_layers(p, widths, [Linear::without_bias, Linear::without_bias])
+    }
+
+    /// The same with a bias in the last layer.
+    ///
+    /// # Errors
+    /// As [`Projector::new`].
+    pub fn with_output_bias(p: &Path, widths: &[i64]) -> Result<Self> {
+        Projector::of_layers(p, widths, [Linear::without_bias, Linear::new])
+    }
+
+    /// The same whose outputs pass one more batch norm, which `norm` makes under a path for so many features.
+    ///
+    /// # Errors
+    /// As [`Projector::new`], and what `norm` says.
+    pub fn with_output_norm(
+        p: &Path,
+        widths: &[i64],
+        norm: fn(&Path, i64) -> Result<BatchNorm>,
+    ) -> Result<Self> {
+        let head = Projector::new(p, widths)?;
+        let (place, width) = (3 * head.hidden.len() as i64 + 1, widths.last().copied().unwrap_or(0));
+        Ok(Projector { output_norm: Some(norm(&(p / place), width)?), ..head })
     }
 
     /// The same with biases in the hidden layers.
@@ -29,14 +55,11 @@ impl Projector {
     /// # Errors
     /// As [`Projector::new`].
     pub fn with_hidden_biases(p: &Path, widths: &[i64]) -> Result<Self> {
-        Projector::of_layers(p, widths, Linear::new)
+        Projector::of_layers(p, widths, [Linear::new, Linear::without_bias])
     }
 
-    fn of_layers(
-        p: &Path,
-        widths: &[i64],
-        hidden_layer: impl Fn(&Path, i64, i64) -> Result<Linear>,
-    ) -> Result<Self> {
+    fn of_layers(p: &Path, widths: &[i64], layers: [Layer; 2]) -> Result<Self> {
+        let [hidden_layer, last_layer] = layers;
         let [inner @ .., last, output] = widths else {
             return Err(Error::config("widths", format!("expected two at least, got {widths:?}")));
         };
@@ -45,8 +68,8 @@ impl Projector {
             Ok((hidden_layer(&(p / place), input, width)?, BatchNorm::new(&(p / (place + 1)), width)?))
         });
         let hidden = hidden.collect::<Result<Vec<_>>>()?;
-        let output = Linear::without_bias(&(p / (3 * hidden.len() as i64)), *last, *output)?;
-        Ok(Projector { hidden, output })
+        let output = last_layer(&(p / (3 * hidden.len() as i64)), *last, *output)?;
+        Ok(Projector { hidden, output, output_norm: None })
     }
 }
 
@@ -58,7 +81,8 @@ impl Module for Projector {
         let hidden = self.hidden.iter().try_fold(start, |x, (layer, norm)| -> Result<Tensor> {
             Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
         })?;
-        self.output.forward(&hidden, mode)
+        let output = self.output.forward(&hidden, mode)?;
+        self.output_norm.as_ref().map_or(Ok(output.shallow_clone()), |norm| norm.forward(&output, mode))
     }
 }
 
@@ -85,6 +109,12 @@ mod tests {
         let vars = VarStore::new(Device::Cpu);
         Projector::with_hidden_biases(&vars.root(), &[4, 6, 3]).unwrap();
         assert_eq!(names(&vars), ["0.bias", "0.weight", "1.bias", "1.weight", "3.weight"]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_output_bias(&vars.root(), &[4, 6, 3]).unwrap();
+        assert_eq!(names(&vars), ["0.weight", "1.bias", "1.weight", "3.bias", "3.weight"]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_output_norm(&vars.root(), &[4, 6, 3], BatchNorm::without_shift).unwrap();
+        assert_eq!(names(&vars), ["0.weight", "1.bias", "1.weight", "3.weight", "4.weight"]);
         let message = Projector::new(&vars.root(), &[4]).unwrap_err().to_string();
         assert_eq!(message, "widths: expected two at least, got [4]");
     }
@@ -99,5 +129,15 @@ mod tests {
         let (var, mean) = h.var_mean_dim([0i64].as_slice(), false, true);
         let slow = ((h - mean) / (var + 1e-5).sqrt()).relu().matmul(&of("3.weight").tr());
         assert!(head.forward(&x, Mode::Train).unwrap().allclose(&slow, 1e-4, 1e-5, false));
+    }
+
+    #[test]
+    fn outputs_are_normalized_over_the_batch_where_that_is_asked_for() {
+        let vars = VarStore::new(Device::Cpu);
+        let head = Projector::with_output_norm(&vars.root(), &[4, 6, 3], BatchNorm::without_affine).unwrap();
+        let x = Tensor::arange(32, (Kind::Float, Device::Cpu)).sin().view([8, 4]) * 9;
+        let (var, mean) =
+            head.forward(&x, Mode::Train).unwrap().var_mean_dim([0i64].as_slice(), false, false);
+        assert!(mean.abs().max().double_value(&[]) < 1e-5 && (var - 1.).abs().max().double_value(&[]) < 0.01);
     }
 }

@@ -66,6 +66,7 @@ methods! {
     multi::Multi,
     rotation::Rotation,
     simclr::SimClr,
+    simsiam::SimSiam,
     vicreg::VicReg,
 }
 
