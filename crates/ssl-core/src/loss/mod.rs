@@ -3,17 +3,19 @@
 //! Source: each loss's file names its own. All accumulate in at least float32, whatever the scope around them.
 mod barlow_twins;
 mod cosine;
+mod dcl;
 mod dino;
 mod nt_xent;
 mod vicreg;
 
 pub use barlow_twins::{BarlowTwinsTerms, barlow_twins, barlow_twins_terms};
 pub use cosine::negative_cosine;
+pub use dcl::{dcl, dclw};
 pub use dino::dino;
-pub use nt_xent::{info_nce, nt_xent};
+pub use nt_xent::{info_nce, info_nce_in_batch, nt_xent};
 pub use vicreg::{VicRegTerms, VicRegWeights, vicreg};
 
-use crate::{Error, Result, dims2};
+use crate::{Error, Result, check, dims2};
 use tch::Tensor;
 
 /// A scalar of the given value whose gradient with respect to each tensor is the one given beside it.
@@ -58,10 +60,7 @@ fn same_shape(x: &Tensor, y: &Tensor, what: &str, expected: &str) -> Result<()> 
 }
 
 fn check_temperature(temperature: f64) -> Result<()> {
-    if temperature > 0. && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::config("temperature", format!("expected a number above 0, got {temperature}")))
+    check::positive("temperature", temperature)
 }
 
 fn check_weight(name: &str, weight: f64) -> Result<()> {
