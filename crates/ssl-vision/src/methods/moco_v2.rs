@@ -20,7 +20,8 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::info_nce;
 use ssl_core::nn::{Linear, Module, l2_normalize};
 use ssl_core::{
-    Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, no_grad,
+    Ema, Method, Metrics, Mode, Output, Precision, Queue, Result, Schedule, Statistics, Step, Views, check,
+    no_grad,
 };
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
@@ -67,25 +68,11 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        if !(self.temperature > 0. && self.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", self.temperature);
-            return Err(Error::config("temperature", message));
-        }
-        for (name, value, least) in [
-            ("hidden_dim", self.hidden_dim, 0),
-            ("projection_dim", self.projection_dim, 1),
-            ("queue_size", self.queue_size, 1),
-            ("norm_parts", self.norm_parts, 1),
-        ] {
-            if value < least {
-                return Err(Error::config(name, format!("expected at least {least}, got {value}")));
-            }
-        }
-        self.momentum.validate("momentum")?;
-        let ends = [self.momentum.start, self.momentum.end];
-        if !ends.iter().all(|end| (0. ..=1.).contains(end)) {
-            return Err(Error::config("momentum", format!("expected numbers from 0 to 1, got {ends:?}")));
-        }
+        check::positive("temperature", self.temperature)?;
+        check::at_least(0, [("hidden_dim", self.hidden_dim)])?;
+        let (dim, queue, parts) = (self.projection_dim, self.queue_size, self.norm_parts);
+        check::at_least(1, [("projection_dim", dim), ("queue_size", queue), ("norm_parts", parts)])?;
+        check::fractions("momentum", &self.momentum)?;
         self.augment.validate()
     }
 }
@@ -130,8 +117,7 @@ pub struct MoCoV2 {
     query: Network,
     key: Network,
     ema: Ema,
-    // [K, D], unit rows, oldest first.
-    queue: Tensor,
+    queue: Queue,
     config: Config,
 }
 
@@ -156,10 +142,7 @@ impl Definition for MoCoV2 {
         let key =
             Network::new(Rc::new(encoders.teacher(&teacher)?), &(teacher.root() / "projector"), &config)?;
         let ema = Ema::new(&student, &mut teacher, Statistics::Own)?;
-        let size = [config.queue_size, config.projection_dim];
-        let mut queue = memory.root().f_zeros_no_train("keys", &size)?;
-        let rows = l2_normalize(&Tensor::f_randn(size, (Kind::Float, device))?)?;
-        no_grad(|| queue.f_copy_(&rows))?;
+        let queue = Queue::of_directions(&memory.root(), "keys", config.queue_size, config.projection_dim)?;
         Ok(MoCoV2 { student, teacher, memory, query, key, ema, queue, config })
     }
 }
@@ -180,7 +163,8 @@ impl MoCoV2 {
     }
 
     fn loss(&self, query: &Tensor, key: &Tensor) -> Result<Tensor> {
-        Precision::Fp32.scope(query.device(), || info_nce(query, key, &self.queue, self.config.temperature))
+        let temperature = self.config.temperature;
+        Precision::Fp32.scope(query.device(), || info_nce(query, key, self.queue.rows(), temperature))
     }
 
     /// Loss of one direction, and the keys.
@@ -189,21 +173,6 @@ impl MoCoV2 {
         let key = self.keys(key)?;
         Ok((self.loss(&query, &key)?, key))
     }
-
-    /// Appends keys to the queue and drops as many of the oldest.
-    fn enqueue(&mut self, keys: &Tensor) -> Result<()> {
-        let both = Tensor::f_cat(&[&self.queue, keys], 0)?;
-        let start = both.size().first().copied().unwrap_or(0) - self.config.queue_size;
-        no_grad(|| self.queue.f_copy_(&both.f_narrow(0, start, self.config.queue_size)?))?;
-        Ok(())
-    }
-}
-
-fn two(Views(views): &Views) -> Result<(&Tensor, &Tensor)> {
-    match views.as_slice() {
-        [a, b] => Ok((a, b)),
-        _ => Err(Error::config("views", format!("MoCo v2 takes two, got {}", views.len()))),
-    }
 }
 
 impl Method for MoCoV2 {
@@ -211,7 +180,7 @@ impl Method for MoCoV2 {
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
-        let (a, b) = two(batch)?;
+        let [a, b] = batch.exactly("MoCo v2")?;
         let (mut loss, mut keys) = self.contrast(a, b)?;
         if self.config.symmetric {
             // Against the same queue: this batch's keys are no negatives of its own queries.
@@ -219,7 +188,7 @@ impl Method for MoCoV2 {
             loss = loss.f_add(&other)?.f_div_scalar(2.)?;
             keys = Tensor::f_cat(&[keys, others], 0)?;
         }
-        self.enqueue(&keys)?;
+        self.queue.push(&keys)?;
         Ok(Output::new(loss))
     }
 
@@ -236,7 +205,7 @@ impl Method for MoCoV2 {
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
-        let (a, b) = two(batch)?;
+        let [a, b] = batch.exactly("MoCo v2")?;
         no_grad(|| {
             let (query, key) = (self.query.project(a, Mode::Eval)?, self.key.project(b, Mode::Eval)?);
             Ok(vec![
@@ -310,7 +279,7 @@ mod tests {
     #[test]
     fn the_loss_is_the_cross_entropy_of_the_key_among_key_and_queue() {
         let mut method = build(small()).unwrap();
-        let (batch, queue) = (views(5, 0.), method.queue.copy());
+        let (batch, queue) = (views(5, 0.), method.queue.rows().copy());
         let q = rows(&method.query.project(&batch.0[0], Mode::Train).unwrap());
         let k = rows(&method.key.project(&batch.0[1], Mode::Train).unwrap());
         let loss = f64::try_from(method.step(&batch, AT).unwrap().loss).unwrap();
@@ -326,9 +295,9 @@ mod tests {
     #[test]
     fn the_queue_starts_as_unit_rows_and_ends_as_the_last_keys_in_order() {
         let mut method = build(small()).unwrap();
-        let lengths = method.queue.norm_scalaropt_dim(2, [1i64], false);
-        assert!(close(&lengths, &lengths.ones_like()) && method.queue.std(true).double_value(&[]) > 0.1);
-        let mut seen = vec![method.queue.copy()];
+        let lengths = method.queue.rows().norm_scalaropt_dim(2, [1i64], false);
+        assert!(close(&lengths, &lengths.ones_like()) && method.queue.rows().std(true).double_value(&[]) > 0.1);
+        let mut seen = vec![method.queue.rows().copy()];
         // Neither 4 nor 3 divides 10, and 12 is more than the queue holds.
         for (index, n) in [4, 4, 3, 12, 4].into_iter().enumerate() {
             let (batch, at) = (views(n, index as f64), Step { index: index as u64, total: 5 });
@@ -336,21 +305,21 @@ mod tests {
             method.step(&batch, at).unwrap();
             method.after_step(at).unwrap();
             let all = Tensor::cat(&seen, 0);
-            assert!(close(&method.queue, &all.narrow(0, all.size()[0] - 10, 10)), "after step {index}");
+            assert!(close(method.queue.rows(), &all.narrow(0, all.size()[0] - 10, 10)), "after step {index}");
         }
     }
 
     #[test]
     fn symmetric_takes_the_mean_of_both_directions_and_keeps_both_keys() {
         let mut method = build(Config { symmetric: true, ..small() }).unwrap();
-        let (batch, queue) = (views(4, 0.), method.queue.copy());
+        let (batch, queue) = (views(4, 0.), method.queue.rows().copy());
         let [a, b] = [&batch.0[0], &batch.0[1]].map(|x| method.query.project(x, Mode::Train).unwrap());
         let [ka, kb] = [&batch.0[0], &batch.0[1]].map(|x| method.keys(x).unwrap());
         let loss = method.step(&batch, AT).unwrap().loss;
         let expected =
             (info_nce(&a, &kb, &queue, 0.2).unwrap() + info_nce(&b, &ka, &queue, 0.2).unwrap()) / 2;
         assert!(close(&loss, &expected), "{loss:?} {expected:?}");
-        assert!(close(&method.queue, &Tensor::cat(&[queue.narrow(0, 8, 2), kb, ka], 0)));
+        assert!(close(method.queue.rows(), &Tensor::cat(&[queue.narrow(0, 8, 2), kb, ka], 0)));
     }
 
     #[test]

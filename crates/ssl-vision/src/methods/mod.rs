@@ -64,6 +64,7 @@ methods! {
     mae::Mae,
     moco_v2::MoCoV2,
     multi::Multi,
+    nnclr::NnClr,
     rotation::Rotation,
     simclr::SimClr,
     simsiam::SimSiam,
