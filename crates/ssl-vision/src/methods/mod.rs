@@ -63,6 +63,7 @@ methods! {
     jigsaw::Jigsaw,
     mae::Mae,
     moco_v2::MoCoV2,
+    moco_v3::MoCoV3,
     multi::Multi,
     nnclr::NnClr,
     rotation::Rotation,
