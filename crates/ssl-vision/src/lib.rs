@@ -6,11 +6,13 @@ mod clean;
 mod image;
 pub mod methods;
 mod picture;
+mod pretext;
 pub mod readers;
 mod recipe;
 mod siamese;
 mod source;
 mod subset;
+mod tiles;
 
 pub use augment::{Augment, Augmenter, BatchAugmenter, Scratch};
 pub use clean::Clean;

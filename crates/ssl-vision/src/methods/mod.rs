@@ -66,6 +66,7 @@ methods! {
     moco_v3::MoCoV3,
     multi::Multi,
     nnclr::NnClr,
+    pirl::Pirl,
     rotation::Rotation,
     simclr::SimClr,
     simsiam::SimSiam,
