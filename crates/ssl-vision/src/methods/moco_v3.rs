@@ -9,7 +9,8 @@
 //! - The target network follows after the optimizer's step and not before its own forward pass. Both start equal, so
 //!   that the sequence of target networks is the same.
 //! - The projection of patches starts as PyTorch's convolutions, and other layers as timm's, where the code draws all from
-//!   Glorot's uniform distribution. Positions are those of the encoder; the paper's are sines and cosines.
+//!   Glorot's uniform distribution. Positions are those of the encoder, the paper's are sines and cosines, and `vit_small`
+//!   has timm's 6 heads where the paper's has 12.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, EncoderConfig, Encoders};
