@@ -67,6 +67,21 @@ impl Batch for Tensor {
 #[derive(Debug)]
 pub struct Views(pub Vec<Tensor>);
 
+impl Views {
+    /// The views, of which there must be as many as the pattern on the left has.
+    ///
+    /// # Errors
+    /// `Error::Config` that says how many `method` takes.
+    pub fn exactly<const N: usize>(&self, method: &str) -> Result<&[Tensor; N]> {
+        let views = self.0.as_slice();
+        views.try_into().map_err(|_| {
+            let count =
+                ["no view", "one", "two", "three", "four"].get(N).map_or(N.to_string(), |&n| n.into());
+            Error::config("views", format!("{method} takes {count}, got {}", views.len()))
+        })
+    }
+}
+
 impl Batch for Views {
     fn len(&self) -> i64 {
         self.0.first().map_or(0, Batch::len)
@@ -88,5 +103,21 @@ impl<A: Batch, B: Batch> Batch for Pair<A, B> {
 
     fn map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Pair(self.0.map(f)?, self.1.map(f)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn views_come_in_the_number_that_is_asked_for_or_not_at_all() {
+        let views = Views((1..4).map(|n| Tensor::zeros([n], (Kind::Float, Device::Cpu))).collect());
+        let [a, _, c] = views.exactly("it").unwrap();
+        assert_eq!((a.size(), c.size()), (vec![1], vec![3]));
+        let message = views.exactly::<2>("SimCLR").unwrap_err().to_string();
+        assert_eq!(message, "views: SimCLR takes two, got 3");
+        assert_eq!(views.exactly::<7>("it").unwrap_err().to_string(), "views: it takes 7, got 3");
     }
 }

@@ -1,9 +1,10 @@
 //! Rows of earlier batches that a method keeps.
 //!
 //! Source: He et al., 2020 (MoCo), section 3.2: <https://arxiv.org/abs/1911.05722>.
+use crate::nn::l2_normalize;
 use crate::{Result, no_grad};
-use tch::Tensor;
 use tch::nn::Path;
+use tch::{Kind, Tensor};
 
 /// So many rows, oldest first: there is no pointer that would have to be saved, and a batch need not divide their number.
 #[derive(Debug)]
@@ -18,6 +19,16 @@ impl Queue {
     /// When libtorch refuses it.
     pub fn new(p: &Path, name: &str, size: i64, dim: i64) -> Result<Self> {
         Ok(Queue { rows: p.f_zeros_no_train(name, &[size, dim])? })
+    }
+
+    /// [`Queue::new`] whose rows point in random directions, which libtorch's generator gives, and have unit length.
+    ///
+    /// # Errors
+    /// As [`Queue::new`].
+    pub fn of_directions(p: &Path, name: &str, size: i64, dim: i64) -> Result<Self> {
+        let mut queue = Queue::new(p, name, size, dim)?;
+        queue.push(&l2_normalize(&Tensor::f_randn([size, dim], (Kind::Float, p.device()))?)?)?;
+        Ok(queue)
     }
 
     /// How many rows there are.
@@ -64,8 +75,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
     use tch::nn::VarStore;
-    use tch::{Device, Kind};
 
     #[test]
     fn it_holds_the_last_rows_in_order_whatever_the_batches() {
@@ -82,6 +93,15 @@ mod tests {
         }
         assert_eq!((queue.newest(9).unwrap().size(), queue.len()), (vec![5, 1], 5));
         assert!(queue.push(&Tensor::zeros([2, 2], (Kind::Float, Device::Cpu))).is_err());
+    }
+
+    #[test]
+    fn directions_differ_and_have_unit_length() {
+        let vars = VarStore::new(Device::Cpu);
+        let queue = Queue::of_directions(&vars.root(), "rows", 6, 4).unwrap();
+        let cosines = queue.rows().matmul(&queue.rows().tr());
+        let (own, others) = (cosines.diagonal(0, 0, 1), cosines.tril(-1).abs().max());
+        assert!((own - 1.).abs().max().double_value(&[]) < 1e-5 && others.double_value(&[]) < 0.999);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 use serde_json::Value;
 use ssl_core::eval::{Features, knn_votes};
-use ssl_core::loss::{SigReg, VicRegWeights, barlow_twins, dino, ibot, info_nce, koleo, negative_cosine};
-use ssl_core::loss::{nt_xent, sigreg, sinkhorn, swav, tico, vicreg};
+use ssl_core::loss::{
+    SigReg, VicRegWeights, barlow_twins, dcl, dclw, dino, ibot, info_nce, info_nce_in_batch, koleo, negative_cosine,
+    nt_xent, sigreg, sinkhorn, swav, tico, vicreg,
+};
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};
 use ssl_core::{Ema, Schedule, Statistics, Step};
@@ -169,12 +171,15 @@ fn losses_and_their_gradients_equal_those_of_the_libraries() {
     let barlow = || Box::new(|x: &Tensor, y: &Tensor| barlow_twins(x, y, 5e-3).unwrap()) as Loss;
     let weights = VicRegWeights::default();
     let regularized = || Box::new(move |x: &Tensor, y: &Tensor| vicreg(x, y, weights).unwrap().total) as Loss;
-    let cases: [(&str, [i64; 2], Loss); 9] = [
+    let cases: [(&str, [i64; 2], Loss); 12] = [
         ("nt_xent T=0.1", [8, 16], contrast(0.1)),
         ("nt_xent T=0.2", [8, 16], contrast(0.2)),
         ("nt_xent T=0.5", [8, 16], contrast(0.5)),
+        ("dcl T=0.1", [8, 16], Box::new(|x, y| dcl(x, y, 0.1).unwrap())),
+        ("dclw T=0.1", [8, 16], Box::new(|x, y| dclw(x, y, 0.1, 0.5).unwrap())),
         ("negative cosine", [8, 16], Box::new(|x, y| negative_cosine(x, y).unwrap())),
         ("info_nce T=0.2", [8, 16], Box::new(move |x, y| info_nce(x, y, &queue(x.kind()), 0.2).unwrap())),
+        ("info_nce in batch T=0.2", [8, 16], Box::new(|x, y| info_nce_in_batch(x, y, 0.2).unwrap())),
         ("barlow_twins 8x16", [8, 16], barlow()),
         ("barlow_twins 16x8", [16, 8], barlow()),
         ("vicreg 8x16", [8, 16], regularized()),

@@ -10,10 +10,13 @@ mod image;
 mod masked;
 pub mod methods;
 mod picture;
+mod pretext;
 pub mod readers;
 mod recipe;
+mod siamese;
 mod source;
 mod subset;
+mod tiles;
 
 pub use augment::{Augment, Augmenter, BatchAugmenter, Scratch};
 pub use clean::Clean;

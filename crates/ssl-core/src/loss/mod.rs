@@ -3,6 +3,7 @@
 //! Source: each loss's file names its own. All accumulate in at least float32, whatever the scope around them.
 mod barlow_twins;
 mod cosine;
+mod dcl;
 mod dino;
 mod ibot;
 mod koleo;
@@ -14,16 +15,17 @@ mod vicreg;
 
 pub use barlow_twins::{BarlowTwinsTerms, barlow_twins, barlow_twins_terms};
 pub use cosine::negative_cosine;
+pub use dcl::{dcl, dclw};
 pub use dino::dino;
 pub use ibot::ibot;
 pub use koleo::koleo;
-pub use nt_xent::{info_nce, nt_xent};
+pub use nt_xent::{info_nce, info_nce_in_batch, nt_xent};
 pub use sigreg::{SigReg, sigreg};
 pub use swav::{sinkhorn, swav};
 pub use tico::{TiCoTerms, tico};
 pub use vicreg::{VicRegTerms, VicRegWeights, vicreg};
 
-use crate::{Error, Result, dims2};
+use crate::{Error, Result, check, dims2};
 use tch::Tensor;
 
 /// A scalar of the given value whose gradient with respect to each tensor is the one given beside it.
@@ -68,10 +70,7 @@ fn same_shape(x: &Tensor, y: &Tensor, what: &str, expected: &str) -> Result<()> 
 }
 
 fn check_temperature(temperature: f64) -> Result<()> {
-    if temperature > 0. && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::config("temperature", format!("expected a number above 0, got {temperature}")))
+    check::positive("temperature", temperature)
 }
 
 fn check_weight(name: &str, weight: f64) -> Result<()> {

@@ -1,6 +1,7 @@
-//! Contrastive cross-entropies: NT-Xent between two views of a batch, InfoNCE against a queue of negatives.
+//! Contrastive cross-entropies: NT-Xent between two views of a batch, InfoNCE against a queue of negatives or the rest
+//! of the batch.
 //!
-//! Both write their gradient down instead of recording it. One buffer of logits is filled, turned into probabilities
+//! All write their gradient down instead of recording it. One buffer of logits is filled, turned into probabilities
 //! in place, used and dropped before the loss returns; large batches go through it in runs of rows. Autograd over
 //! `cat`, `matmul`, masks and `cross_entropy` keeps four to six such buffers until the backward pass.
 //!
@@ -15,13 +16,13 @@
 //! assert!((f64::try_from(loss)? - expected).abs() < 1e-6);
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
-use super::{check_temperature, same_shape, with_gradients};
+use super::{check_temperature, product, same_shape, two_views, with_gradients};
 use crate::nn::l2_normalize;
 use crate::{Error, Result, dims2, no_grad};
 use tch::Tensor;
 
 /// Logits held at once: 64 MiB in float32.
-const BLOCK: i64 = 1 << 24;
+pub(super) const BLOCK: i64 = 1 << 24;
 
 /// The normalized temperature-scaled cross-entropy of SimCLR: each of the `2B` rows picks its other view among
 /// the `2B - 1` other rows. The mean over all rows, in nats.
@@ -48,22 +49,47 @@ fn nt_xent_in_blocks(a: &Tensor, b: &Tensor, temperature: f64, block: i64) -> Re
         return Err(Error::Shape { what: "first view".into(), expected: "B above 0".into(), got: a.size() });
     }
     let z = l2_normalize(&Tensor::f_cat(&[a, b], 0)?)?;
-    let (value, gradient) = no_grad(|| contrast(&z.f_detach()?, temperature, block, z.requires_grad()))?;
+    contrast(&z, &Positive::Candidate, temperature, block)
+}
+
+/// What a row's other view is to its cross-entropy.
+#[derive(Debug)]
+pub(super) enum Positive {
+    /// One of the rows that it is picked from, as in NT-Xent.
+    Candidate,
+    /// None of them, as in DCL; the pull towards it has a weight, the same for both rows of a pair. `[2B or 1, 1]`.
+    Apart(Tensor),
+}
+
+/// The loss over unit rows `z`, where row `i` belongs to row `i + B`.
+pub(super) fn contrast(z: &Tensor, positive: &Positive, temperature: f64, block: i64) -> Result<Tensor> {
+    let learns = z.requires_grad();
+    let (value, gradient) =
+        no_grad(|| contrast_rows(&z.f_detach()?, positive, (temperature, block), learns))?;
     match gradient {
-        Some(gradient) => with_gradients(&value, &[(&z, &gradient)]),
+        Some(gradient) => with_gradients(&value, &[(z, &gradient)]),
         None => Ok(value),
     }
 }
 
-/// The loss over unit rows `z`, where row `i` belongs to row `i + B`, and its gradient when `learns`.
+/// The loss, and its gradient when `learns`.
 ///
 /// Products go through the `out` forms, which mixed precision does not touch: they stay in the kind of `z`.
-fn contrast(z: &Tensor, temperature: f64, block: i64, learns: bool) -> Result<(Tensor, Option<Tensor>)> {
+fn contrast_rows(
+    z: &Tensor,
+    positive: &Positive,
+    (temperature, block): (f64, i64),
+    learns: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let (n, _) = dims2(z, "rows", "[2B, D]")?;
     let partner = z.f_roll([n / 2], [0])?;
+    let pull = match positive {
+        Positive::Candidate => partner,
+        Positive::Apart(weights) => partner.f_mul(weights)?,
+    };
     let (scaled, columns) = (z.f_div_scalar(temperature)?, z.f_tr()?);
-    let mut value = z.f_mul(&partner)?.f_sum(z.kind())?.f_div_scalar(temperature)?.f_neg()?;
-    let mut gradient = if learns { Some(partner.f_mul_scalar(-2.)?) } else { None };
+    let mut value = z.f_mul(&pull)?.f_sum(z.kind())?.f_div_scalar(temperature)?.f_neg()?;
+    let mut gradient = if learns { Some(pull.f_mul_scalar(-2.)?) } else { None };
 
     let rows = (block / n).clamp(1, n);
     let buffer = Tensor::f_empty([rows, n], (z.kind(), z.device()))?;
@@ -74,6 +100,11 @@ fn contrast(z: &Tensor, temperature: f64, block: i64, learns: bool) -> Result<(T
         let _ = scaled.f_narrow(0, start, count)?.f_mm_out(&logits, &columns)?;
         // A row is not its own negative.
         let _ = logits.f_diagonal(start, 0, 1)?.f_fill_(f64::NEG_INFINITY)?;
+        if let Positive::Apart(_) = positive {
+            for offset in [start + n / 2, start - n / 2] {
+                let _ = logits.f_diagonal(offset, 0, 1)?.f_fill_(f64::NEG_INFINITY)?;
+            }
+        }
         let (sum, probabilities) = softmax_(logits)?;
         let _ = value.f_add_(&sum)?;
         if let Some(gradient) = &mut gradient {
@@ -159,6 +190,36 @@ fn info_nce_in_blocks(q: &Tensor, k: &Tensor, negatives: &Tensor, t: f64, block:
     with_gradients(&value, &of.into_iter().filter(|(x, _)| x.requires_grad()).collect::<Vec<_>>())
 }
 
+/// The contrastive loss among a batch: each query picks its key among the keys of all queries. The mean, in nats.
+///
+/// # Shapes
+/// `query`, `key`: `[B, D]`, unit length not required; returns a scalar, at least float32, once differentiable. Detach
+/// what must not learn.
+///
+/// # Errors
+/// `Error::Shape` when the two are not matrices of one shape, `Error::Config` when the temperature is not positive.
+///
+/// # Source
+/// van den Oord et al., 2018, equation 4: <https://arxiv.org/abs/1807.03748>. It is the loss of MoCo v3, which multiplies
+/// it by twice the temperature, and equals solo-learn's `nnclr_loss_func`.
+pub fn info_nce_in_batch(query: &Tensor, key: &Tensor, temperature: f64) -> Result<Tensor> {
+    two_views(query, key, 1)?;
+    check_temperature(temperature)?;
+    let (q, k) = (l2_normalize(query)?, l2_normalize(key)?);
+    let (value, gradients) = no_grad(|| -> Result<_> {
+        let (q, k) = (q.f_detach()?, k.f_detach()?);
+        let positives = q.f_mul(&k)?.f_sum(q.kind())?.f_div_scalar(temperature)?;
+        let (sum, probabilities) = softmax_(product(&q.f_div_scalar(temperature)?, &k.f_tr()?)?)?;
+        let mean = 1. / q.size().first().copied().unwrap_or(1) as f64;
+        let scale = |x: Tensor| x.f_mul_scalar(mean / temperature);
+        let to_query = scale(product(&probabilities, &k)?.f_sub(&k)?)?;
+        let to_key = scale(product(&probabilities.f_tr()?, &q)?.f_sub(&q)?)?;
+        Ok((sum.f_sub(&positives)?.f_mul_scalar(mean)?, [to_query, to_key]))
+    })?;
+    let of = [&q, &k].into_iter().zip(&gradients);
+    with_gradients(&value, &of.filter(|(x, _)| x.requires_grad()).collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +257,27 @@ mod tests {
             -logits.log_softmax(1, Kind::Double).select(1, 0).mean(Kind::Double)
         };
         assert_same(learn(|x, y| info_nce(x, y, &queue, 0.3).unwrap(), &q, &k), learn(slow, &q, &k));
+    }
+
+    #[test]
+    fn info_nce_in_a_batch_equals_its_definition_in_value_and_gradient() {
+        let (q, k) = (view([4, 5], 0.), view([4, 5], 1.));
+        let slow = |q: &Tensor, k: &Tensor| {
+            let logits = l2_normalize(q).unwrap().matmul(&l2_normalize(k).unwrap().tr()) / 0.3;
+            let own = logits.log_softmax(1, Kind::Double).diagonal(0, 0, 1);
+            -own.mean(Kind::Double)
+        };
+        assert_same(learn(|x, y| info_nce_in_batch(x, y, 0.3).unwrap(), &q, &k), learn(slow, &q, &k));
+        let said = info_nce_in_batch(&q, &view([3, 5], 0.), 0.3).unwrap_err().to_string();
+        assert_eq!(said, "second view: expected [B, D] = [4, 5] as the first, got [3, 5]");
+    }
+
+    #[test]
+    fn what_is_detached_gets_no_gradient_and_the_other_its_own() {
+        let (q, k) = (view([4, 5], 0.), view([4, 5], 1.));
+        let both = learn(|x, y| info_nce_in_batch(x, y, 0.3).unwrap(), &q, &k);
+        let one = learn(|x, y| info_nce_in_batch(&x.detach(), y, 0.3).unwrap(), &q, &k);
+        assert!(!one.1.defined() && one.2.equal(&both.2));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tch::nn::Path;
 pub struct Projector {
     hidden: Vec<(Linear, BatchNorm)>,
     output: Linear,
+    output_norm: Option<BatchNorm>,
 }
 
 /// What makes a layer under a path, from its two widths.
@@ -25,6 +26,28 @@ impl Projector {
     /// `Error::Config` when there are fewer than two widths.
     pub fn new(p: &Path, widths: &[i64]) -> Result<Self> {
         Projector::of_layers(p, widths, [Linear::without_bias, Linear::without_bias])
+    }
+
+    /// The same with a bias in the last layer.
+    ///
+    /// # Errors
+    /// As [`Projector::new`].
+    pub fn with_output_bias(p: &Path, widths: &[i64]) -> Result<Self> {
+        Projector::of_layers(p, widths, [Linear::without_bias, Linear::new])
+    }
+
+    /// The same whose outputs pass one more batch norm, which `norm` makes under a path for so many features.
+    ///
+    /// # Errors
+    /// As [`Projector::new`], and what `norm` says.
+    pub fn with_output_norm(
+        p: &Path,
+        widths: &[i64],
+        norm: fn(&Path, i64) -> Result<BatchNorm>,
+    ) -> Result<Self> {
+        let head = Projector::new(p, widths)?;
+        let (place, width) = (3 * head.hidden.len() as i64 + 1, widths.last().copied().unwrap_or(0));
+        Ok(Projector { output_norm: Some(norm(&(p / place), width)?), ..head })
     }
 
     /// The same with biases in the hidden layers.
@@ -54,7 +77,7 @@ impl Projector {
         });
         let hidden = hidden.collect::<Result<Vec<_>>>()?;
         let output = last_layer(&(p / (3 * hidden.len() as i64)), *last, *output)?;
-        Ok(Projector { hidden, output })
+        Ok(Projector { hidden, output, output_norm: None })
     }
 }
 
@@ -66,7 +89,8 @@ impl Module for Projector {
         let hidden = self.hidden.iter().try_fold(start, |x, (layer, norm)| -> Result<Tensor> {
             Ok(norm.forward(&layer.forward(&x, mode)?, mode)?.f_relu_()?)
         })?;
-        self.output.forward(&hidden, mode)
+        let output = self.output.forward(&hidden, mode)?;
+        self.output_norm.as_ref().map_or(Ok(output.shallow_clone()), |norm| norm.forward(&output, mode))
     }
 }
 
@@ -96,6 +120,12 @@ mod tests {
         let vars = VarStore::new(Device::Cpu);
         Projector::with_biases(&vars.root(), &[4, 6, 3]).unwrap();
         assert_eq!(names(&vars), ["0.bias", "0.weight", "1.bias", "1.weight", "3.bias", "3.weight"]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_output_bias(&vars.root(), &[4, 6, 3]).unwrap();
+        assert_eq!(names(&vars), ["0.weight", "1.bias", "1.weight", "3.bias", "3.weight"]);
+        let vars = VarStore::new(Device::Cpu);
+        Projector::with_output_norm(&vars.root(), &[4, 6, 3], BatchNorm::without_shift).unwrap();
+        assert_eq!(names(&vars), ["0.weight", "1.bias", "1.weight", "3.weight", "4.weight"]);
         let message = Projector::new(&vars.root(), &[4]).unwrap_err().to_string();
         assert_eq!(message, "widths: expected two at least, got [4]");
     }
@@ -110,5 +140,15 @@ mod tests {
         let (var, mean) = h.var_mean_dim([0i64].as_slice(), false, true);
         let slow = ((h - mean) / (var + 1e-5).sqrt()).relu().matmul(&of("3.weight").tr());
         assert!(head.forward(&x, Mode::Train).unwrap().allclose(&slow, 1e-4, 1e-5, false));
+    }
+
+    #[test]
+    fn outputs_are_normalized_over_the_batch_where_that_is_asked_for() {
+        let vars = VarStore::new(Device::Cpu);
+        let head = Projector::with_output_norm(&vars.root(), &[4, 6, 3], BatchNorm::without_affine).unwrap();
+        let x = Tensor::arange(32, (Kind::Float, Device::Cpu)).sin().view([8, 4]) * 9;
+        let (var, mean) =
+            head.forward(&x, Mode::Train).unwrap().var_mean_dim([0i64].as_slice(), false, false);
+        assert!(mean.abs().max().double_value(&[]) < 1e-5 && (var - 1.).abs().max().double_value(&[]) < 0.01);
     }
 }

@@ -117,6 +117,17 @@ impl Augment {
         }
     }
 
+    /// BYOL's first and second view: SimCLR's of strength 0.5 with less saturation; the first is always blurred, the
+    /// second seldom, and sometimes solarized.
+    ///
+    /// # Source
+    /// Grill et al., 2020, appendix B and table 6: <https://arxiv.org/abs/2006.07733>.
+    pub fn byol(size: usize) -> [Self; 2] {
+        let view = Augment { saturation: 0.2, ..Augment::simclr(size, 0.5) };
+        let second = Augment { blur_probability: 0.1, solarize_probability: 0.2, ..view.clone() };
+        [Augment { blur_probability: 1.0, ..view }, second]
+    }
+
     /// A random resized crop and a horizontal flip, nothing else.
     pub fn crop_and_flip(size: usize) -> Self {
         Augment { size, ..Augment::default() }

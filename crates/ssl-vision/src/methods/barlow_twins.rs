@@ -32,12 +32,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let view = Augment { saturation: 0.2, ..Augment::simclr(224, 0.5) };
+        let [first_view, second_view] = Augment::byol(224);
         Config {
             lambda: 0.0051,
             projection_dim: 8192,
-            first_view: Augment { blur_probability: 1., ..view.clone() },
-            second_view: Augment { blur_probability: 0.1, solarize_probability: 0.2, ..view },
+            first_view,
+            second_view,
         }
     }
 }
@@ -86,10 +86,8 @@ impl Definition for BarlowTwins {
 
 impl BarlowTwins {
     /// Projections of each view, in float32. Each passes the networks alone, with batch statistics of its own.
-    fn project(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let [a, b] = views.as_slice() else {
-            return Err(Error::config("views", format!("Barlow Twins takes two, got {}", views.len())));
-        };
+    fn project(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [a, b] = batch.exactly("Barlow Twins")?;
         let one = |x: &Tensor| -> Result<Tensor> {
             Ok(self.projector.forward(&self.encoder.forward(x, mode)?, mode)?.f_to_kind(Kind::Float)?)
         };

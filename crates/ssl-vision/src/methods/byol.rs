@@ -13,19 +13,18 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::crops::Projected;
+use crate::siamese::{Online, OnlineTarget};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::negative_cosine;
-use ssl_core::nn::{Module, Projector};
+use ssl_core::nn::Projector;
 use ssl_core::schedule::End;
 use ssl_core::{
-    Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, no_grad,
+    Method, Metrics, Mode, Output, Precision, Result, Schedule, Step, Views, check, no_grad,
 };
-use std::rc::Rc;
-use tch::nn::VarStore;
-use tch::{Kind, Tensor};
+use tch::Tensor;
+use tch::nn::{Path, VarStore};
 
 /// BYOL's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,29 +45,21 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let view = Augment { saturation: 0.2, ..Augment::simclr(224, 0.5) };
+        let [first_view, second_view] = Augment::byol(224);
         Config {
             hidden_dim: 4096,
             projection_dim: 256,
             momentum: Schedule::cosine(0.996, 1.).reached(End::AfterLastStep),
-            first_view: Augment { blur_probability: 1., ..view.clone() },
-            second_view: Augment { blur_probability: 0.1, solarize_probability: 0.2, ..view },
+            first_view,
+            second_view,
         }
     }
 }
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        for (name, value) in [("hidden_dim", self.hidden_dim), ("projection_dim", self.projection_dim)] {
-            if value < 1 {
-                return Err(Error::config(name, format!("expected at least 1, got {value}")));
-            }
-        }
-        self.momentum.validate("momentum")?;
-        let ends = [self.momentum.start, self.momentum.end];
-        if !ends.iter().all(|end| (0. ..=1.).contains(end)) {
-            return Err(Error::config("momentum", format!("expected numbers from 0 to 1, got {ends:?}")));
-        }
+        check::at_least(1, [("hidden_dim", self.hidden_dim), ("projection_dim", self.projection_dim)])?;
+        check::fractions("momentum", &self.momentum)?;
         self.first_view.validate()?;
         self.second_view.validate()
     }
@@ -77,12 +68,7 @@ impl Config {
 /// An online network with a predictor, and a target network that is the online one's moving average.
 #[derive(Debug)]
 pub struct Byol {
-    student: VarStore,
-    teacher: VarStore,
-    online: Projected,
-    predictor: Projector,
-    target: Projected,
-    ema: Ema,
+    networks: OnlineTarget,
     config: Config,
 }
 
@@ -100,34 +86,18 @@ impl Definition for Byol {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.validate()?;
-        let (student, mut teacher) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
-        let network = |encoder, vars: &VarStore| {
-            let widths = [config.hidden_dim, config.projection_dim];
-            Projected::new(encoder, &(vars.root() / "projector"), &widths)
-        };
-        let online = network(encoders.student(&student)?, &student)?;
-        let widths = [config.projection_dim, config.hidden_dim, config.projection_dim];
-        let predictor = Projector::new(&(student.root() / "predictor"), &widths)?;
-        let target = network(Rc::new(encoders.teacher(&teacher)?), &teacher)?;
-        let ema = Ema::new(&student, &mut teacher, Statistics::Own)?;
-        Ok(Byol { student, teacher, online, predictor, target, ema, config })
+        let (hidden, dim) = (config.hidden_dim, config.projection_dim);
+        let head = |p: &Path, width| Projector::new(p, &[width, hidden, dim]);
+        let online = Online::new(encoders, dim, &head, &head)?;
+        Ok(Byol { networks: OnlineTarget::new(encoders, online, &head)?, config })
     }
 }
 
 impl Byol {
-    /// Prediction and target of one view, both in float32.
-    fn pass(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let prediction = self.predictor.forward(&self.online.project(x, mode)?, mode)?;
-        let target = no_grad(|| self.target.project(x, mode))?;
-        Ok((prediction.f_to_kind(Kind::Float)?, target.f_to_kind(Kind::Float)?))
-    }
-
     /// The loss, the predictions from the first view, and the targets from the second.
-    fn regress(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor, Tensor)> {
-        let [a, b] = views.as_slice() else {
-            return Err(Error::config("views", format!("BYOL takes two, got {}", views.len())));
-        };
-        let ((from_a, of_a), (from_b, of_b)) = (self.pass(a, mode)?, self.pass(b, mode)?);
+    fn regress(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor, Tensor)> {
+        let [a, b] = batch.exactly("BYOL")?;
+        let ((from_a, of_a), (from_b, of_b)) = (self.networks.pass(a, mode)?, self.networks.pass(b, mode)?);
         let loss = Precision::Fp32.scope(a.device(), || {
             Ok(squared_distance(&from_a, &of_b)?.f_add(&squared_distance(&from_b, &of_a)?)?)
         })?;
@@ -156,15 +126,15 @@ impl Method for Byol {
     }
 
     fn after_step(&mut self, at: Step) -> Result<()> {
-        self.ema.update(self.config.momentum.at(at))
+        self.networks.follow(self.config.momentum.at(at))
     }
 
     fn encode(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.online.encoder.forward(input, mode)
+        self.networks.online.network.encoder.forward(input, mode)
     }
 
     fn stages(&self, input: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        self.online.encoder.stages(input)
+        self.networks.online.network.encoder.stages(input)
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
@@ -176,7 +146,7 @@ impl Method for Byol {
     }
 
     fn stores(&self) -> Vec<(String, &VarStore)> {
-        vec![("student".into(), &self.student), ("teacher".into(), &self.teacher)]
+        self.networks.stores()
     }
 }
 
@@ -191,7 +161,7 @@ mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
     use ssl_core::{check_method, named_tensors};
-    use tch::Device;
+    use tch::{Device, Kind};
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
     const AT: Step = Step { index: 0, total: 10 };
@@ -224,7 +194,7 @@ mod tests {
     fn the_loss_is_the_squared_distance_of_unit_rows_in_both_directions() {
         let mut method = build(small()).unwrap();
         let batch = views(5);
-        let part = |x: &Tensor| method.pass(x, Mode::Train).unwrap();
+        let part = |x: &Tensor| method.networks.pass(x, Mode::Train).unwrap();
         let ((from_a, of_a), (from_b, of_b)) = (part(&batch.0[0]), part(&batch.0[1]));
         let unit = |x: &[f64]| {
             let length = x.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -243,9 +213,9 @@ mod tests {
     #[test]
     fn each_view_is_normalized_by_itself() {
         let method = build(small()).unwrap();
-        let Views(views) = views(6);
-        let (alone, _) = method.pass(&views[0], Mode::Train).unwrap();
-        let (_, beside, _) = method.regress(&Views(views), Mode::Train).unwrap();
+        let batch = views(6);
+        let (alone, _) = method.networks.pass(&batch.0[0], Mode::Train).unwrap();
+        let (_, beside, _) = method.regress(&batch, Mode::Train).unwrap();
         assert!(alone.allclose(&beside, 1e-5, 1e-6, false));
     }
 
@@ -259,14 +229,14 @@ mod tests {
         method.step(&views(4), AT).unwrap().loss.backward();
         assert!(tensors.iter().all(|(name, x)| name.starts_with("student/") || !x.grad().defined()));
         let name = "projector.0.weight";
-        let mut student = method.student.variables()[name].shallow_clone();
+        let mut student = method.networks.online.vars.variables()[name].shallow_clone();
         let _ = no_grad(|| student.f_add_scalar_(1.).unwrap());
         // Half-way the cosine has gone half the way from 0.9 to 1.
         for (index, kept) in [(0, 0.9), (5, 0.95), (10, 1.)] {
-            let before = method.teacher.variables()[name].copy();
+            let before = method.networks.teacher.variables()[name].copy();
             method.after_step(Step { index, total: 10 }).unwrap();
             let expected = before * kept + &student * (1. - kept);
-            assert!(method.teacher.variables()[name].allclose(&expected, 1e-5, 1e-6, false), "step {index}");
+            assert!(method.networks.teacher.variables()[name].allclose(&expected, 1e-5, 1e-6, false), "step {index}");
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! - The key encoder is averaged after the optimizer's step and not before its own forward pass. Both start equal, so
 //!   the sequence of key encoders is the same.
-//! - The queue holds its keys oldest first and moves up when new ones come, so that a batch need not divide it.
+//! - The queue holds its keys oldest first and moves up when new ones come. Its content decides the next step, there is
+//!   no pointer, and a batch need not divide it.
 //! - The official code shuffles keys among devices, so that a query and its key are not normalized by the same images,
 //!   which would give the answer away. On one device, parts of the batch stand for the devices, as in the demo: see
 //!   [`Config::norm_parts`].
@@ -19,7 +20,7 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::info_nce;
 use ssl_core::nn::{Linear, Module, l2_normalize};
 use ssl_core::{
-    Ema, Error, Method, Metrics, Mode, Output, Precision, Queue, Result, Schedule, Statistics, Step, Views,
+    Ema, Method, Metrics, Mode, Output, Precision, Queue, Result, Schedule, Statistics, Step, Views, check,
     no_grad,
 };
 use std::rc::Rc;
@@ -67,25 +68,11 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        if !(self.temperature > 0. && self.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", self.temperature);
-            return Err(Error::config("temperature", message));
-        }
-        for (name, value, least) in [
-            ("hidden_dim", self.hidden_dim, 0),
-            ("projection_dim", self.projection_dim, 1),
-            ("queue_size", self.queue_size, 1),
-            ("norm_parts", self.norm_parts, 1),
-        ] {
-            if value < least {
-                return Err(Error::config(name, format!("expected at least {least}, got {value}")));
-            }
-        }
-        self.momentum.validate("momentum")?;
-        let ends = [self.momentum.start, self.momentum.end];
-        if !ends.iter().all(|end| (0. ..=1.).contains(end)) {
-            return Err(Error::config("momentum", format!("expected numbers from 0 to 1, got {ends:?}")));
-        }
+        check::positive("temperature", self.temperature)?;
+        check::at_least(0, [("hidden_dim", self.hidden_dim)])?;
+        let (dim, queue, parts) = (self.projection_dim, self.queue_size, self.norm_parts);
+        check::at_least(1, [("projection_dim", dim), ("queue_size", queue), ("norm_parts", parts)])?;
+        check::fractions("momentum", &self.momentum)?;
         self.augment.validate()
     }
 }
@@ -130,7 +117,6 @@ pub struct MoCoV2 {
     query: Network,
     key: Network,
     ema: Ema,
-    // Unit rows.
     queue: Queue,
     config: Config,
 }
@@ -156,9 +142,7 @@ impl Definition for MoCoV2 {
         let key =
             Network::new(Rc::new(encoders.teacher(&teacher)?), &(teacher.root() / "projector"), &config)?;
         let ema = Ema::new(&student, &mut teacher, Statistics::Own)?;
-        let size = [config.queue_size, config.projection_dim];
-        let mut queue = Queue::new(&memory.root(), "keys", config.queue_size, config.projection_dim)?;
-        queue.push(&l2_normalize(&Tensor::f_randn(size, (Kind::Float, device))?)?)?;
+        let queue = Queue::of_directions(&memory.root(), "keys", config.queue_size, config.projection_dim)?;
         Ok(MoCoV2 { student, teacher, memory, query, key, ema, queue, config })
     }
 }
@@ -179,7 +163,8 @@ impl MoCoV2 {
     }
 
     fn loss(&self, query: &Tensor, key: &Tensor) -> Result<Tensor> {
-        Precision::Fp32.scope(query.device(), || info_nce(query, key, self.queue.rows(), self.config.temperature))
+        let temperature = self.config.temperature;
+        Precision::Fp32.scope(query.device(), || info_nce(query, key, self.queue.rows(), temperature))
     }
 
     /// Loss of one direction, and the keys.
@@ -190,19 +175,12 @@ impl MoCoV2 {
     }
 }
 
-fn two(Views(views): &Views) -> Result<(&Tensor, &Tensor)> {
-    match views.as_slice() {
-        [a, b] => Ok((a, b)),
-        _ => Err(Error::config("views", format!("MoCo v2 takes two, got {}", views.len()))),
-    }
-}
-
 impl Method for MoCoV2 {
     type Batch = Views;
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
-        let (a, b) = two(batch)?;
+        let [a, b] = batch.exactly("MoCo v2")?;
         let (mut loss, mut keys) = self.contrast(a, b)?;
         if self.config.symmetric {
             // Against the same queue: this batch's keys are no negatives of its own queries.
@@ -227,7 +205,7 @@ impl Method for MoCoV2 {
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
-        let (a, b) = two(batch)?;
+        let [a, b] = batch.exactly("MoCo v2")?;
         no_grad(|| {
             let (query, key) = (self.query.project(a, Mode::Eval)?, self.key.project(b, Mode::Eval)?);
             Ok(vec![

@@ -2,26 +2,44 @@
 //!
 //! Source: Chen et al., 2020: <https://arxiv.org/abs/2002.05709>; the projection head follows the official code
 //! (`google-research/simclr`, `model_util.py`), which normalizes both its layers over the batch, against the text,
-//! which has no batch norm; it has the paper's two layers, not the three that the code took for SimCLR v2.
+//! which has no batch norm; it has the paper's two layers, not the three that the code took for SimCLR v2. The losses `dcl`
+//! and `dclw` are those of Yeh et al., 2022: <https://arxiv.org/abs/2110.06848>.
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::{alignment, retrieval, uniformity};
-use ssl_core::loss::nt_xent;
+use ssl_core::loss::{dcl, dclw, nt_xent};
 use ssl_core::nn::{BatchNorm, Module, Projector};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
+
+/// What compares the two views of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// SimCLR's cross-entropy: a view picks the other view of its image among all views.
+    #[default]
+    NtXent,
+    /// The other view is not among those that a view is pushed away from, so that small batches suffice.
+    Dcl,
+    /// As `dcl`; pairs that are far apart are pulled harder.
+    Dclw,
+}
 
 /// SimCLR's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// nt_xent, or dcl or dclw, which need a batch of two images at least.
+    pub loss: Loss,
     /// Divides the similarities; small values weigh the hardest negatives most.
     pub temperature: f64,
+    /// Divides the similarities in the weights of dclw; small values weigh the nearest pairs least.
+    pub sigma: f64,
     /// Hidden units of the projection head; 0 takes the encoder's dimension, as the paper.
     pub hidden_dim: i64,
     /// Dimension in which views are compared.
@@ -35,7 +53,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            loss: Loss::NtXent,
             temperature: 0.1,
+            sigma: 0.5,
             hidden_dim: 0,
             projection_dim: 128,
             output_norm: true,
@@ -50,7 +70,6 @@ pub struct SimClr {
     vars: VarStore,
     encoder: Rc<Encoder>,
     projector: Projector,
-    output_norm: Option<BatchNorm>,
     config: Config,
 }
 
@@ -67,49 +86,41 @@ impl Definition for SimClr {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        if !(config.temperature > 0. && config.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", config.temperature);
-            return Err(Error::config("temperature", message));
-        }
-        if config.hidden_dim < 0 || config.projection_dim < 1 {
-            let got = (config.hidden_dim, config.projection_dim);
-            return Err(Error::config("hidden_dim, projection_dim", format!("expected at least 0 and 1, got {got:?}")));
-        }
+        check::positive("temperature", config.temperature)?;
+        check::positive("sigma", config.sigma)?;
+        check::at_least(0, [("hidden_dim", config.hidden_dim)])?;
+        check::at_least(1, [("projection_dim", config.projection_dim)])?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let (encoder, head) = (encoders.student(&vars)?, vars.root() / "projector");
         let dim = encoder.dim();
         let width = if config.hidden_dim == 0 { dim } else { config.hidden_dim };
-        let output_norm =
-            config.output_norm.then(|| BatchNorm::without_shift(&(&head / 4), config.projection_dim));
-        Ok(SimClr {
-            encoder,
-            projector: Projector::new(&head, &[dim, width, config.projection_dim])?,
-            output_norm: output_norm.transpose()?,
-            vars,
-            config,
-        })
+        let widths = [dim, width, config.projection_dim];
+        let projector = match config.output_norm {
+            true => Projector::with_output_norm(&head, &widths, BatchNorm::without_shift)?,
+            false => Projector::new(&head, &widths)?,
+        };
+        Ok(SimClr { vars, encoder, projector, config })
     }
 }
 
 impl SimClr {
     /// Projections of the views, which pass the networks together, so that batch statistics are shared.
-    fn project(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let [a, b] = views.as_slice() else {
-            return Err(Error::config("views", format!("SimCLR takes two, got {}", views.len())));
-        };
+    fn project(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [a, b] = batch.exactly("SimCLR")?;
         let h = self.encoder.forward(&Tensor::f_cat(&[a, b], 0)?, mode)?;
-        let mut z = self.projector.forward(&h, mode)?;
-        if let Some(norm) = &self.output_norm {
-            z = norm.forward(&z, mode)?;
-        }
-        let z = z.f_to_kind(Kind::Float)?;
+        let z = self.projector.forward(&h, mode)?.f_to_kind(Kind::Float)?;
         let n = a.size().first().copied().unwrap_or(0);
         Ok((z.f_narrow(0, 0, n)?, z.f_narrow(0, n, n)?))
     }
 
     fn loss(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        Precision::Fp32.scope(a.device(), || nt_xent(a, b, self.config.temperature))
+        let temperature = self.config.temperature;
+        Precision::Fp32.scope(a.device(), || match self.config.loss {
+            Loss::NtXent => nt_xent(a, b, temperature),
+            Loss::Dcl => dcl(a, b, temperature),
+            Loss::Dclw => dclw(a, b, temperature, self.config.sigma),
+        })
     }
 }
 
@@ -133,10 +144,11 @@ impl Method for SimClr {
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
             let (a, b) = self.project(batch, Mode::Eval)?;
-            let mut found = vec![("loss".into(), self.loss(&a, &b)?), ("retrieval".into(), retrieval(&a, &b)?)];
+            let mut found = vec![("retrieval".into(), retrieval(&a, &b)?)];
             found.push(("alignment".into(), Tensor::from(alignment(&a, &b)?)));
             // Of a single image there are no two to be apart.
             if a.size().first().is_some_and(|&n| n > 1) {
+                found.insert(0, ("loss".into(), self.loss(&a, &b)?));
                 found.push(("uniformity".into(), Tensor::from((uniformity(&a)? + uniformity(&b)?) / 2.)));
             }
             Ok(found)
@@ -158,6 +170,7 @@ impl VisionMethod for SimClr {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use serde_json::json;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -201,6 +214,32 @@ mod tests {
     }
 
     #[test]
+    fn the_loss_is_the_one_that_was_chosen_by_its_name() {
+        type Compare = fn(&Tensor, &Tensor) -> Result<Tensor>;
+        let losses: [(&str, Compare); 3] = [
+            ("nt_xent", |a, b| nt_xent(a, b, 0.2)),
+            ("dcl", |a, b| dcl(a, b, 0.2)),
+            ("dclw", |a, b| dclw(a, b, 0.2, 0.3)),
+        ];
+        for (name, loss) in losses {
+            let config = json!({"loss": name, "temperature": 0.2, "sigma": 0.3});
+            let mut method = build(serde_json::from_value(config).unwrap()).unwrap();
+            let (a, b) = method.project(&views(6), Mode::Train).unwrap();
+            let found = method.step(&views(6), Step { index: 0, total: 1 }).unwrap().loss;
+            assert!(found.allclose(&loss(&a, &b).unwrap(), 1e-5, 1e-6, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_decoupled_losses_keep_the_contract() {
+        for loss in [Loss::Dcl, Loss::Dclw] {
+            let (batch, scratch) = (views(12), tempfile::tempdir().unwrap());
+            let build = || build(Config { loss, ..Config::default() });
+            check_method(build, &batch, &batch.0[0], scratch.path()).unwrap();
+        }
+    }
+
+    #[test]
     fn projections_are_normalized_over_both_views_unless_told_otherwise() {
         let spread = |output_norm| {
             let method = build(Config { output_norm, ..Config::default() }).unwrap();
@@ -228,7 +267,7 @@ mod tests {
         assert!(values[3].0 == "uniformity" && values[3].1 < 0., "{values:?}");
         let one = views(1).0.remove(0);
         let names: Vec<_> = method.validate(&Views(vec![one.shallow_clone(), one])).unwrap();
-        assert_eq!(names.len(), 3);
+        assert_eq!(names.len(), 2);
     }
 
     #[test]

@@ -1,0 +1,95 @@
+//! Networks of methods that compare two views of an image.
+//!
+//! Source: Chen & He, 2021, who name what such methods have in common: <https://arxiv.org/abs/2011.10566>.
+use crate::backbones::{Backbone, Encoder, Encoders};
+use ssl_core::nn::{Module, Projector};
+use ssl_core::{Ema, Mode, Result, Statistics, no_grad};
+use std::rc::Rc;
+use tch::nn::{Path, VarStore};
+use tch::{Kind, Tensor};
+
+/// Makes a head under a path for inputs of the given width.
+type MakeHead<'a> = &'a dyn Fn(&Path, i64) -> Result<Projector>;
+
+/// An encoder and a projector.
+#[derive(Debug)]
+pub(crate) struct Projected {
+    pub(crate) encoder: Rc<Encoder>,
+    projector: Projector,
+}
+
+impl Projected {
+    fn new(encoder: Rc<Encoder>, vars: &VarStore, projector: MakeHead) -> Result<Self> {
+        let projector = projector(&(vars.root() / "projector"), encoder.dim())?;
+        Ok(Projected { encoder, projector })
+    }
+
+    /// Projections, in float32. `[B, D]`.
+    pub(crate) fn project(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(self.projector.forward(&self.encoder.forward(x, mode)?, mode)?.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// What trains: an encoder, a projector, and a predictor of other projections from one.
+#[derive(Debug)]
+pub(crate) struct Online {
+    pub(crate) vars: VarStore,
+    pub(crate) network: Projected,
+    predictor: Projector,
+}
+
+impl Online {
+    /// Networks whose projector and predictor the functions make; `dim` is the width of projections.
+    pub(crate) fn new(
+        encoders: &Encoders,
+        dim: i64,
+        projector: MakeHead,
+        predictor: MakeHead,
+    ) -> Result<Self> {
+        let vars = VarStore::new(encoders.device());
+        let network = Projected::new(encoders.student(&vars)?, &vars, projector)?;
+        let predictor = predictor(&(vars.root() / "predictor"), dim)?;
+        Ok(Online { vars, network, predictor })
+    }
+
+    /// Projections of a view and predictions from them, both in float32. `[B, D]` each.
+    pub(crate) fn pass(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let z = self.network.project(x, mode)?;
+        let prediction = self.predictor.forward(&z, mode)?.f_to_kind(Kind::Float)?;
+        Ok((z, prediction))
+    }
+}
+
+/// An online network, and a target network that is its moving average and has no predictor.
+#[derive(Debug)]
+pub(crate) struct OnlineTarget {
+    pub(crate) online: Online,
+    pub(crate) teacher: VarStore,
+    pub(crate) target: Projected,
+    ema: Ema,
+}
+
+impl OnlineTarget {
+    /// Networks of which the target starts as a copy; `projector` makes both projectors.
+    pub(crate) fn new(encoders: &Encoders, online: Online, projector: MakeHead) -> Result<Self> {
+        let mut teacher = VarStore::new(encoders.device());
+        let target = Projected::new(Rc::new(encoders.teacher(&teacher)?), &teacher, projector)?;
+        let ema = Ema::new(&online.vars, &mut teacher, Statistics::Own)?;
+        Ok(OnlineTarget { online, teacher, target, ema })
+    }
+
+    /// Predictions from a view and targets of it, which carry no gradient, both in float32. `[B, D]` each.
+    pub(crate) fn pass(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let (_, prediction) = self.online.pass(x, mode)?;
+        Ok((prediction, no_grad(|| self.target.project(x, mode))?))
+    }
+
+    /// Lets the target follow, keeping so much of itself.
+    pub(crate) fn follow(&mut self, momentum: f64) -> Result<()> {
+        self.ema.update(momentum)
+    }
+
+    pub(crate) fn stores(&self) -> Vec<(String, &VarStore)> {
+        vec![("student".into(), &self.online.vars), ("teacher".into(), &self.teacher)]
+    }
+}
