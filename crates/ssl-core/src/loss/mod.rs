@@ -1,12 +1,14 @@
 //! Losses that more than one method needs: free, pure functions of tensors and numbers.
 //!
 //! Source: each loss's file names its own. All accumulate in at least float32, whatever the scope around them.
+mod adversarial;
 mod barlow_twins;
 mod cosine;
 mod dino;
 mod nt_xent;
 mod vicreg;
 
+pub use adversarial::{Origin, adversarial, both_players};
 pub use barlow_twins::{BarlowTwinsTerms, barlow_twins, barlow_twins_terms};
 pub use cosine::negative_cosine;
 pub use dino::dino;
