@@ -3,13 +3,17 @@
 pub mod augment;
 pub mod backbones;
 mod clean;
+mod decoder;
 mod image;
+mod lab;
 pub mod methods;
 mod picture;
+mod pretext;
 pub mod readers;
 mod recipe;
 mod source;
 mod subset;
+mod tiles;
 
 pub use augment::{Augment, Augmenter, BatchAugmenter, Scratch};
 pub use clean::Clean;

@@ -8,18 +8,16 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::{Augment, shuffle};
 use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::pretext::{classified, only, square};
+use crate::tiles::{Cutter, TILES, normalize_tiles};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims4, no_grad, rng};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad, rng};
 use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Tensor};
 
-/// Tiles of a puzzle, three by three.
-const TILES: i64 = 9;
-/// The least deviation that a tile is divided by: a flatter one, such as a piece of background, stays flat.
-const FLATTEST: f64 = 1e-3;
 /// Seed and stream of the order in which permutations are tried.
 const ORDER: (u64, u64) = (0, 4);
 
@@ -46,8 +44,7 @@ pub struct Config {
 impl Default for Config {
     /// A crop of 225 pixels from images whose shorter side has 256, up to a ratio of 4 to 3.
     fn default() -> Self {
-        let crop =
-            Augment { size: 225, crop_scale: [0.58, 0.77], crop_ratio: [1., 1.], ..Augment::default() };
+        let crop = Augment { size: 225, crop_scale: [0.58, 0.77], crop_ratio: [1., 1.], ..Augment::default() };
         let augment = Augment { flip_probability: 0., grayscale_probability: 0.3, ..crop };
         let (permutations, tile_size, tile_dim, hidden_dim) = (1000, 64, 1024, 4096);
         Config { permutations, tile_size, puzzles: 1, channel_shift: 2, tile_dim, hidden_dim, augment }
@@ -116,6 +113,7 @@ pub struct Jigsaw {
     classifier: Linear,
     /// Row k holds the cells whose tiles the places show, one after another. `[P, 9]`.
     permutations: Tensor,
+    cutter: Cutter,
     config: Config,
 }
 
@@ -145,7 +143,9 @@ impl Definition for Jigsaw {
             }
         }
         config.augment.validate()?;
-        cell_of(config.augment.size as i64, config.tile_size)?;
+        let (side, channel_shift) = (config.augment.size as i64, config.channel_shift);
+        let cutter = Cutter { size: config.tile_size, jitter: side, channel_shift };
+        cutter.cell(side)?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;
         let p = vars.root();
@@ -157,11 +157,10 @@ impl Definition for Jigsaw {
             tile: Linear::new(&(&p / "tile"), encoder.dim(), config.tile_dim)?,
             hidden: Linear::new(&(&p / "hidden"), TILES * config.tile_dim, config.hidden_dim)?,
             classifier: Linear::new(&(&p / "classifier"), config.hidden_dim, config.permutations)?,
-            permutations: Tensor::f_from_slice(&digits)?
-                .f_view([-1, TILES])?
-                .f_to_device(encoders.device())?,
+            permutations: Tensor::f_from_slice(&digits)?.f_view([-1, TILES])?.f_to_device(encoders.device())?,
             encoder,
             vars,
+            cutter,
             config,
         })
     }
@@ -170,121 +169,40 @@ impl Definition for Jigsaw {
 impl Jigsaw {
     /// Random puzzles, drawn from libtorch's generator.
     fn draw(&self, x: &Tensor) -> Result<Plan> {
-        let (n, channels, cell) = self.measure(x)?;
-        let (slack, shift) = (cell - self.config.tile_size, self.config.channel_shift);
-        let (count, options) = (n * self.config.puzzles, (Kind::Int64, x.device()));
-        let mut offset = Tensor::f_randint(slack + 1, [2, count, TILES, 1], options)?;
-        if channels > 1 && shift > 0 {
-            let shifts = Tensor::f_randint_low(-shift, shift + 1, [2, count, TILES, channels], options)?;
-            offset = offset.f_add(&shifts)?.f_clamp(0, slack)?;
-        }
-        let view =
-            Tensor::f_arange(n, options)?.f_repeat_interleave_self_int(self.config.puzzles, None, None)?;
+        let ((n, _, _), options) = (square(x)?, (Kind::Int64, x.device()));
+        let count = n * self.config.puzzles;
+        let offset = self.cutter.draw(x, count)?;
+        let view = Tensor::f_arange(n, options)?.f_repeat_interleave_self_int(self.config.puzzles, None, None)?;
         Ok(Plan { view, permutation: Tensor::f_randint(self.config.permutations, [count], options)?, offset })
     }
 
     /// The same puzzles at every call: one for each view, with the permutation of its position in the batch, and with
     /// the tiles in the middle of their cells.
     fn fixed(&self, x: &Tensor) -> Result<Plan> {
-        let ((n, _, cell), options) = (self.measure(x)?, (Kind::Int64, x.device()));
-        let view = Tensor::f_arange(n, options)?;
+        let ((n, _, _), offset) = (square(x)?, self.cutter.middle(x)?);
+        let view = Tensor::f_arange(n, (Kind::Int64, x.device()))?;
         let permutation = view.f_remainder(self.config.permutations)?;
-        let offset = Tensor::f_full([2, n, TILES, 1], (cell - self.config.tile_size) / 2, options)?;
         Ok(Plan { view, permutation, offset })
-    }
-
-    /// Number, channels and side of the cells of square images.
-    fn measure(&self, x: &Tensor) -> Result<(i64, i64, i64)> {
-        let (n, channels, height, width) = dims4(x, "images", "[B, C, S, S]")?;
-        if height != width {
-            let (what, expected) = ("images".into(), "[B, C, S, S], square".into());
-            return Err(Error::Shape { what, expected, got: x.size() });
-        }
-        Ok((n, channels, cell_of(height, self.config.tile_size)?))
     }
 
     /// The tiles of each puzzle, in the order of its permutation. `[N, 9, C, T, T]`.
     fn tiles(&self, x: &Tensor, plan: &Plan) -> Result<Tensor> {
         let cells = self.permutations.f_index_select(0, &plan.permutation)?; // [N, 9].
-        cut(x, &plan.view, &cells, &plan.offset, self.config.tile_size)
+        self.cutter.cut(x, &plan.view, &cells, &plan.offset)
     }
 
-    /// Logits of the permutations, in float32. `[N, P]`.
+    /// Logits of the permutations. `[N, P]`.
     fn classify(&self, tiles: &Tensor, mode: Mode) -> Result<Tensor> {
         let h = self.encoder.forward(&normalize_tiles(tiles)?.f_flatten(0, 1)?, mode)?; // [9 N, D].
         let h = self.tile.forward(&h, mode)?.f_relu_()?;
         let h = self.hidden.forward(&h.f_view([-1, TILES * self.config.tile_dim])?, mode)?.f_relu_()?;
-        Ok(self.classifier.forward(&h, mode)?.f_to_kind(Kind::Float)?)
+        self.classifier.forward(&h, mode)
     }
 
     /// Cross entropy and accuracy over the puzzles of a plan.
     fn predict(&self, x: &Tensor, plan: &Plan, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let logits = self.classify(&self.tiles(x, plan)?, mode)?;
-        let loss = Precision::Fp32.scope(x.device(), || {
-            Ok(logits.f_cross_entropy_loss::<&Tensor>(&plan.permutation, None, Reduction::Mean, -100, 0.)?)
-        })?;
-        let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&plan.permutation)?;
-        Ok((loss, hits.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?))
+        classified(&self.classify(&self.tiles(x, plan)?, mode)?, &plan.permutation)
     }
-}
-
-/// The view of a batch, of which there may be no more than one.
-fn only(Views(views): &Views) -> Result<&Tensor> {
-    match views.as_slice() {
-        [x] => Ok(x),
-        _ => Err(Error::config("views", format!("jigsaw takes one, got {}", views.len()))),
-    }
-}
-
-/// Side of a cell in pixels; up to two columns and rows at the end belong to none.
-fn cell_of(side: i64, tile: i64) -> Result<i64> {
-    let cell = side / 3;
-    if (1..=cell).contains(&tile) {
-        return Ok(cell);
-    }
-    let expected = format!("expected 1 to {cell}, a third of the view's {side} pixels");
-    Err(Error::config("tile_size", format!("{expected}, got {tile}")))
-}
-
-/// Cuts tiles of side T out of the given cells.
-///
-/// # Shapes
-/// `x`: `[B, C, S, S]`; `view`: `[N]` of 0 to B - 1; `cells`: `[N, 9]` of 0 to 8, row by row; `offset`:
-/// `[2, N, 9, 1 or C]`, rows and columns; returns `[N, 9, C, T, T]`.
-fn cut(x: &Tensor, view: &Tensor, cells: &Tensor, offset: &Tensor, tile: i64) -> Result<Tensor> {
-    let ((_, channels, side, _), options) = (dims4(x, "images", "[B, C, S, S]")?, (Kind::Int64, x.device()));
-    let starts = [cells.f_floor_divide_scalar(3)?, cells.f_remainder(3)?];
-    let starts = Tensor::f_stack(&starts, 0)?.f_mul_scalar(cell_of(side, tile)?)?.f_unsqueeze(-1)?;
-    let starts = starts.f_add(offset)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?; // [2, N, 9, 1 or C, 1, 1].
-    let within = Tensor::f_arange(tile, options)?;
-    let rows = starts.f_select(0, 0)?.f_add(&within.f_view([tile, 1])?)?;
-    let columns = starts.f_select(0, 1)?.f_add(&within)?;
-    let view = view.f_view([-1, 1, 1, 1, 1])?;
-    let channel = Tensor::f_arange(channels, options)?.f_view([channels, 1, 1])?;
-    Ok(x.f_index(&[Some(view), Some(channel), Some(rows), Some(columns)])?)
-}
-
-/// Tiles of mean 0 and deviation 1 each, so that brightness and contrast do not tell which ones are neighbors.
-///
-/// # Shapes
-/// `tiles`: `[N, 9, C, T, T]`; returns the same.
-fn normalize_tiles(tiles: &Tensor) -> Result<Tensor> {
-    let (var, mean) = tiles.f_var_mean_dim([2i64, 3, 4].as_slice(), false, true)?;
-    Ok(tiles.f_sub(&mean)?.f_div(&var.f_sqrt()?.f_clamp_min(FLATTEST)?)?)
-}
-
-/// Tiles in the middles of the cells of a picture, with the mean color between them.
-///
-/// # Shapes
-/// `tiles`: `[N, 9, C, T, T]`; returns `[N, C, S, S]`.
-fn paste(tiles: &Tensor, side: i64) -> Result<Tensor> {
-    let tile = tiles.size().last().copied().unwrap_or(0);
-    let cell = cell_of(side, tile)?;
-    let (before, rest) = ((cell - tile) / 2, side - 3 * cell);
-    let after = cell - tile - before;
-    let cells = tiles.f_constant_pad_nd([before, after, before, after])?.f_unflatten(1, [3, 3])?;
-    let picture = cells.f_permute([0, 3, 1, 4, 2, 5])?.f_flatten(4, 5)?.f_flatten(2, 3)?;
-    Ok(picture.f_constant_pad_nd([0, rest, 0, rest])?)
 }
 
 /// Puts every tile into the cell that the permutation says it is from.
@@ -301,7 +219,7 @@ impl Method for Jigsaw {
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
-        let x = only(batch)?;
+        let x = only(batch, Self::INFO.name)?;
         let (loss, accuracy) = self.predict(x, &self.draw(x)?, Mode::Train)?;
         Output::new(loss).with("accuracy", &accuracy)
     }
@@ -315,22 +233,22 @@ impl Method for Jigsaw {
     }
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
-        let x = only(batch)?;
+        let x = only(batch, Self::INFO.name)?;
         let (loss, accuracy) = no_grad(|| self.predict(x, &self.fixed(x)?, Mode::Eval))?;
         let chance = Tensor::from(1. / self.config.permutations as f64);
         Ok(vec![("loss".into(), loss), ("accuracy".into(), accuracy), ("chance".into(), chance)])
     }
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
-        let x = only(batch)?;
+        let x = only(batch, Self::INFO.name)?;
         no_grad(|| {
             let (tiles, side) = (self.tiles(x, &self.fixed(x)?)?, x.size().last().copied().unwrap_or(0));
             let found = self.classify(&tiles, Mode::Eval)?.f_argmax(-1, false)?;
             let restored = restore(&tiles, &self.permutations.f_index_select(0, &found)?)?;
             Ok(vec![
                 ("image view".into(), x.shallow_clone()),
-                ("shuffled".into(), paste(&tiles, side)?),
-                ("restored".into(), paste(&restored, side)?),
+                ("shuffled".into(), self.cutter.paste(&tiles, side)?),
+                ("restored".into(), self.cutter.paste(&restored, side)?),
             ])
         })
     }
@@ -353,8 +271,6 @@ mod tests {
     use ssl_core::check_method;
     use std::collections::HashSet;
     use tch::Device;
-
-    const INT: (Kind, Device) = (Kind::Int64, Device::Cpu);
 
     /// Views of 12 pixels, cells of 4.
     fn small(tile_size: i64) -> Config {
@@ -401,45 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn tiles_are_cut_where_the_plan_says() {
-        let x = pixels(2, 13);
-        let cells = Tensor::from_slice(&[8i64, 3, 0, 1, 2, 4, 5, 6, 7]).repeat([3, 1]);
-        let view = Tensor::from_slice(&[1i64, 0, 1]);
-        let offset = (Tensor::arange(2 * 3 * 9 * 2, INT) * 7).remainder(3).view([2, 3, 9, 2]);
-        let tiles = cut(&x, &view, &cells, &offset, 2).unwrap();
-        assert_eq!(tiles.size(), [3, 9, 2, 2, 2]);
-        for (n, k, c) in (0..3).flat_map(|n| (0..9).flat_map(move |k| (0..2).map(move |c| (n, k, c)))) {
-            let cell = cells.int64_value(&[n, k]);
-            let top = cell / 3 * 4 + offset.int64_value(&[0, n, k, c]);
-            let left = cell % 3 * 4 + offset.int64_value(&[1, n, k, c]);
-            let there = x.get(view.int64_value(&[n])).get(c).narrow(0, top, 2).narrow(1, left, 2);
-            assert!(tiles.get(n).get(k).get(c).equal(&there), "{n} {k} {c}");
-        }
-    }
-
-    #[test]
-    fn drawn_tiles_stay_in_their_cells_and_channels_move_apart() {
-        let set =
-            |x: &Tensor| Vec::<i64>::try_from(x.flatten(0, -1)).unwrap().into_iter().collect::<HashSet<_>>();
-        for (channel_shift, apart) in [(1, HashSet::from([-2, -1, 0, 1, 2])), (0, HashSet::from([0]))] {
-            let method = build(Config { puzzles: 3, channel_shift, ..small(2) }).unwrap();
-            let plan = method.draw(&pixels(40, 12)).unwrap();
-            assert_eq!(set(&plan.offset), HashSet::from([0, 1, 2]));
-            assert_eq!(set(&(plan.offset.select(3, 0) - plan.offset.select(3, -1))), apart);
-            assert_eq!(Vec::<i64>::try_from(plan.view.narrow(0, 0, 4)).unwrap(), [0, 0, 0, 1]);
-            assert_eq!((set(&plan.permutation), plan.view.size()), (HashSet::from([0, 1, 2, 3]), vec![120]));
-        }
-    }
-
-    #[test]
-    fn tiles_have_mean_0_and_deviation_1_and_flat_ones_stay_flat() {
-        let tiles = pixels(9, 6).view([1, 9, 2, 6, 6]) * 5. + 3.;
-        let _ = tiles.get(0).get(4).fill_(7.);
-        let (var, mean) =
-            normalize_tiles(&tiles).unwrap().var_mean_dim([2i64, 3, 4].as_slice(), false, false);
-        let expected = Tensor::from_slice(&[1f32, 1., 1., 1., 0., 1., 1., 1., 1.]);
-        assert!(var.view(-1).allclose(&expected, 0., 1e-5, false), "{var:?}");
-        assert!(f64::try_from(mean.abs().max()).unwrap() < 1e-5);
+    fn each_view_gives_so_many_puzzles_of_every_permutation() {
+        let set = |x: &Tensor| Vec::<i64>::try_from(x.flatten(0, -1)).unwrap().into_iter().collect::<HashSet<_>>();
+        let method = build(Config { puzzles: 3, ..small(2) }).unwrap();
+        let plan = method.draw(&pixels(40, 12)).unwrap();
+        assert_eq!(set(&plan.offset), HashSet::from([0, 1, 2]), "a tile lies anywhere in its cell");
+        assert_eq!(Vec::<i64>::try_from(plan.view.narrow(0, 0, 4)).unwrap(), [0, 0, 0, 1]);
+        assert_eq!((set(&plan.permutation), plan.view.size()), (HashSet::from([0, 1, 2, 3]), vec![120]));
     }
 
     /// A method that always gives permutation 1 a logit of `strength` and the three others 0.
@@ -456,8 +340,7 @@ mod tests {
     #[test]
     fn equal_logits_have_the_loss_of_chance() {
         let found = stubborn(3, 0.).validate(&Views(vec![pixels(8, 12)])).unwrap();
-        let found: Vec<(&str, f64)> =
-            found.iter().map(|(k, x)| (k.as_str(), f64::try_from(x).unwrap())).collect();
+        let found: Vec<(&str, f64)> = found.iter().map(|(k, x)| (k.as_str(), f64::try_from(x).unwrap())).collect();
         assert!(found[0].0 == "loss" && (found[0].1 - 4f64.ln()).abs() < 1e-6, "{found:?}");
         assert_eq!(found[1..], [("accuracy", 0.25), ("chance", 0.25)]);
     }

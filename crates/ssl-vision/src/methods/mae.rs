@@ -9,20 +9,15 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, Vit, probe_features, sincos_positions};
-use rand::RngExt;
+use crate::pretext::{fixed_noise, only, shown, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Block, BlockConfig, LayerNorm, Linear, Module, TIMM, xavier_uniform};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims2, dims3, no_grad, rng};
+use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, Views, dims2, dims3, no_grad};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tch::nn::{Init, Path, VarStore};
-use tch::{Device, Kind, Reduction, Tensor};
-
-/// The stream of random numbers of the masks on held-out images.
-const MASKS: u64 = 21;
-/// Images to look at, at most.
-const SHOWN: i64 = 12;
+use tch::{Device, Kind, Tensor};
 
 /// MAE's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -126,7 +121,7 @@ impl Method for Mae {
     type Input = Tensor;
 
     fn step(&mut self, batch: &Views, _at: Step) -> Result<Output> {
-        let x = only(batch)?;
+        let x = only(batch, "MAE")?;
         let noise = Tensor::f_rand([batch.len(), self.grid.patches()], (Kind::Float, x.device()))?;
         let (prediction, target) = self.predict(x, &noise.f_argsort(1, false)?, Mode::Train)?;
         Ok(Output::new(squared_error(&prediction, &target.values)?))
@@ -148,7 +143,7 @@ impl Method for Mae {
 
     fn validate(&self, batch: &Views) -> Result<Metrics> {
         no_grad(|| {
-            let x = only(batch)?;
+            let x = only(batch, "MAE")?;
             let order = fixed_order(batch.len(), self.grid.patches(), x.device())?;
             let (prediction, target) = self.predict(x, &order, Mode::Eval)?;
             let plain = target.mean_color(self.grid.channels)?;
@@ -164,8 +159,8 @@ impl Method for Mae {
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         no_grad(|| {
-            let x = only(batch)?.f_narrow(0, 0, batch.len().min(SHOWN))?;
-            let order = fixed_order(batch.len().min(SHOWN), self.grid.patches(), x.device())?;
+            let x = shown(only(batch, "MAE")?)?;
+            let order = fixed_order(x.len(), self.grid.patches(), x.device())?;
             let (prediction, target) = self.predict(&x, &order, Mode::Eval)?;
             let (patches, hidden) = (self.grid.patchify(&x)?, self.hidden(&order)?);
             // As in the official demonstration, each patch has its own mean and deviation, which are not predicted.
@@ -185,27 +180,30 @@ impl VisionMethod for Mae {
     fn views(&self) -> Vec<Augment> {
         vec![self.config.augment.clone()]
     }
-}
 
-/// The one view of a batch.
-fn only(Views(views): &Views) -> Result<&Tensor> {
-    match views.as_slice() {
-        [x] => Ok(x),
-        _ => Err(Error::config("views", format!("MAE takes one, got {}", views.len()))),
+    /// Every patch as drawn when it is hidden, on average over masks that hide each patch once at least; brightness and
+    /// contrast of a patch, where these are not predicted, are its own.
+    fn restore(&self, images: &Tensor) -> Result<Option<Tensor>> {
+        no_grad(|| {
+            let patches = self.grid.patchify(images)?;
+            let order = fixed_order(images.len(), self.grid.patches(), images.device())?;
+            let (mut sum, mut count) = (patches.f_zeros_like()?, patches.f_zeros_like()?);
+            let hidden = self.grid.patches() - self.visible;
+            for first in (0..self.grid.patches()).step_by(hidden as usize) {
+                let order = order.f_roll([-first], [1])?;
+                let (prediction, target) = self.predict(images, &order, Mode::Eval)?;
+                let (drawn, hidden) = (target.restore(&prediction)?, self.hidden(&order)?);
+                let _ = sum.f_index_add_(0, &hidden, &drawn)?;
+                let _ = count.f_index_add_(0, &hidden, &drawn.f_ones_like()?)?;
+            }
+            Ok(Some(self.grid.unpatchify(&sum.f_div(&count)?)?))
+        })
     }
 }
 
 /// Random orders of the patches that depend on the place in the batch alone. `[B, N]`.
 fn fixed_order(images: i64, patches: i64, device: Device) -> Result<Tensor> {
-    let mut rng = rng(0, &[MASKS]);
-    let noise: Vec<f32> = (0..images * patches).map(|_| rng.random()).collect();
-    Ok(Tensor::f_from_slice(&noise)?.f_view([images, patches])?.f_argsort(1, false)?.f_to_device(device)?)
-}
-
-/// Mean squared error in float32, whatever the precision around it; every image hides as many patches, so that the mean
-/// over all of them is that of the paper.
-fn squared_error(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
-    Precision::Fp32.scope(target.device(), || Ok(prediction.f_mse_loss(target, Reduction::Mean)?))
+    Ok(fixed_noise(images, patches, device)?.f_argsort(1, false)?)
 }
 
 /// Pixels of patches as they are predicted, and what undoes their normalization.
@@ -477,6 +475,22 @@ mod tests {
         assert_eq!(f64::try_from(masked.index_select(0, &hidden).abs().max()).unwrap(), 0.);
         let blank = |x: &Tensor| x.index_fill(0, &hidden, 0.);
         assert!(blank(&image).equal(&masked) && blank(&drawn).equal(&masked) && !drawn.equal(&image));
+    }
+
+    #[test]
+    fn a_patch_is_restored_from_the_others_alone() {
+        let method = build(Config { norm_pix: false, ..small() }, 1);
+        let x = images(2, 1);
+        let restored = method.restore(&x).unwrap().unwrap();
+        assert_eq!(restored.size(), x.size());
+        let other = x.copy();
+        let _ = other.narrow(2, 2, 2).narrow(3, 4, 2).sin_();
+        let (found, difference) = (method.restore(&other).unwrap().unwrap(), |x: &Tensor, y: &Tensor| {
+            f64::try_from((x - y).abs().max()).unwrap()
+        });
+        let patch = |x: &Tensor| x.narrow(2, 2, 2).narrow(3, 4, 2);
+        assert!(difference(&patch(&found), &patch(&restored)) < 1e-6);
+        assert!(difference(&found, &restored) > 1e-5);
     }
 
     #[test]
