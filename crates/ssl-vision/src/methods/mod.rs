@@ -76,6 +76,7 @@ macro_rules! methods {
 methods! {
     barlow_twins::BarlowTwins,
     byol::Byol,
+    colorization::Colorization,
     dino::Dino,
     jigsaw::Jigsaw,
     mae::Mae,
