@@ -78,6 +78,7 @@ methods! {
     byol::Byol,
     colorization::Colorization,
     dino::Dino,
+    inpainting::Inpainting,
     jigsaw::Jigsaw,
     mae::Mae,
     moco_v2::MoCoV2,
