@@ -74,6 +74,7 @@ macro_rules! methods {
 }
 
 methods! {
+    autoencoder::Autoencoder,
     barlow_twins::BarlowTwins,
     byol::Byol,
     colorization::Colorization,
