@@ -87,6 +87,7 @@ methods! {
     relative_location::RelativeLocation,
     rotation::Rotation,
     simclr::SimClr,
+    vae::Vae,
     vicreg::VicReg,
 }
 
