@@ -76,6 +76,7 @@ macro_rules! methods {
 methods! {
     autoencoder::Autoencoder,
     barlow_twins::BarlowTwins,
+    bigan::BiGan,
     byol::Byol,
     colorization::Colorization,
     dino::Dino,
