@@ -311,6 +311,8 @@ mod tests {
         assert!(again.narrow(1, 0, 1).allclose(&lab.narrow(1, 0, 1), 1e-3, 1e-2, false), "as light");
         assert!(value(&again.narrow(1, 1, 2).abs().max()) < 0.05, "of no color");
         assert!(method.normalized(&lab).unwrap().allclose(&x, 1e-3, 1e-3, false));
+        let seen = |lab: &Tensor| method.predict(lab, Mode::Eval).unwrap().logits;
+        assert!(seen(&lab).allclose(&seen(&again), 1e-3, 1e-3, false));
         assert!(method.embed(&x).unwrap().allclose(&method.embed(&grey).unwrap(), 1e-3, 1e-4, false));
     }
 
