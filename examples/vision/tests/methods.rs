@@ -17,7 +17,8 @@ use tempfile::tempdir;
 /// A folder of CIFAR-10's files, of 32 color images each.
 fn write_colors(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
-    let byte = |index: usize| if index % 3073 == 0 { index / 3073 % 10 } else { index * index / 97 % 251 };
+    let byte =
+        |index: usize| if index.is_multiple_of(3073) { index / 3073 % 10 } else { index * index / 97 % 251 };
     let records: Vec<u8> = (0..32 * 3073).map(|index| byte(index) as u8).collect();
     for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
     {
