@@ -86,6 +86,8 @@ fn a_class_left_out_of_training_is_asked_for_and_restored_images_score_too() {
     let all = json(run(&mut anomaly(&root, &["--left-out", "all"])).succeeds());
     assert_eq!(all["classes"].as_array().unwrap().len(), 4);
     assert_eq!(&all["classes"][3], row);
+    assert!(all["classes"][0]["auroc"]["reconstruction"].is_null(), "it was trained on");
+    assert!(all["mean"]["reconstruction"].is_null() && all["mean"]["knn"].is_number());
 }
 
 #[test]
