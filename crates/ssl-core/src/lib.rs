@@ -42,5 +42,5 @@ pub use precision::Precision;
 pub use queue::Queue;
 pub use rng::{Rng, mix, permuted, rng};
 pub use schedule::Schedule;
-pub use tensor::{dims2, dims3, dims4, no_grad};
+pub use tensor::{dims2, dims3, dims4, frozen, no_grad};
 pub use trainer::{Hook, Moment, Trainer};

@@ -8,6 +8,32 @@ pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// Runs `f` while `variables` take no gradient: what it computes hands gradients on to its other inputs alone. They
+/// take gradients again afterwards, also after a panic.
+///
+/// # Errors
+/// What `f` returns.
+pub fn frozen<T>(variables: &[Tensor], f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let learning = variables.iter().filter(|variable| variable.requires_grad());
+    let mut held = Held(Vec::new());
+    for variable in learning {
+        held.0.push(variable.f_set_requires_grad(false)?);
+    }
+    f()
+}
+
+/// Variables that are to take gradients again.
+struct Held(Vec<Tensor>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for variable in &self.0 {
+            // A leaf that took gradients before is not refused.
+            let _ = variable.f_set_requires_grad(true);
+        }
+    }
+}
+
 /// Half-precision tensors as float32, others as they are.
 pub(crate) fn at_least_float(x: &Tensor) -> Result<Tensor> {
     Ok(match x.kind() {
@@ -50,5 +76,34 @@ pub fn dims4(x: &Tensor, what: &str, expected: &str) -> Result<(i64, i64, i64, i
     match x.size()[..] {
         [a, b, c, d] => Ok((a, b, c, d)),
         _ => Err(shape_error(x, what, expected)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn frozen_variables_hand_gradients_on_and_take_none() {
+        let [weight, fixed, x] = [2f64, 5., 3.].map(Tensor::from);
+        let (weight, x) = (weight.set_requires_grad(true), x.set_requires_grad(true));
+        let variables = [weight.shallow_clone(), fixed.shallow_clone()];
+        let product = |x: &Tensor| Ok(x * &weight * &fixed);
+        let through = frozen(&variables, || product(&x)).unwrap();
+        assert!(weight.requires_grad() && !fixed.requires_grad());
+        (through + product(&x.detach()).unwrap()).backward();
+        let of = |x: &Tensor| f64::try_from(x.grad()).unwrap();
+        assert_eq!((of(&x), of(&weight)), (10., 15.));
+    }
+
+    #[test]
+    fn frozen_variables_learn_again_after_an_error_or_a_panic() {
+        let weight = Tensor::from(1f64).set_requires_grad(true);
+        let variables = [weight.shallow_clone()];
+        let refused: Result<()> = frozen(&variables, || Err(shape_error(&weight, "x", "[1]")));
+        assert!(refused.is_err() && weight.requires_grad());
+        let panicked = catch_unwind(AssertUnwindSafe(|| frozen(&variables, || -> Result<()> { panic!() })));
+        assert!(panicked.is_err() && weight.requires_grad());
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use ssl_core::eval::{Features, knn_votes};
 use ssl_core::loss::{
-    SigReg, VicRegWeights, barlow_twins, dcl, dclw, dino, ibot, info_nce, info_nce_in_batch, koleo, negative_cosine,
-    nt_xent, sigreg, sinkhorn, swav, tico, vicreg,
+    SigReg, VicRegWeights, barlow_twins, dcl, dclw, dino, ibot, info_nce, info_nce_in_batch, koleo,
+    negative_cosine, nt_xent, sigreg, sinkhorn, swav, tico, vicreg,
 };
 use ssl_core::optim::{Flat, Group, LambConfig, Lars, LarsConfig, Optimizer, OptimizerConfig, SgdConfig};
 use ssl_core::schedule::{End, Ramp, Span, Warmup};

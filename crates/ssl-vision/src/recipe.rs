@@ -1,5 +1,5 @@
 //! What a recipe file holds: the settings that a data set needs, where they differ from the paper's.
-use crate::backbones::EncoderConfig;
+use crate::backbones::{EncoderConfig, Encoders};
 use crate::{Clean, ImageDataset};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ pub struct Recipe {
     pub encoder: EncoderConfig,
     /// How images become numbers.
     pub pixels: Clean,
+    /// A class, by its name or number, whose images are not trained on; none is left out unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
     /// Where random views are made.
     #[serde(default)]
     pub augment_on: AugmentOn,
@@ -23,6 +26,13 @@ pub struct Recipe {
     /// The method's hyperparameters; those not given are the paper's.
     #[serde(default)]
     pub method: Value,
+}
+
+impl Recipe {
+    /// What makes the encoders, on `device`, of images that are normalized so.
+    pub fn encoders(&self, device: Device) -> Encoders {
+        Encoders::new(self.encoder.clone(), device).of_pixels(&self.pixels)
+    }
 }
 
 /// Where random views are made: the same but for rounding, so that a run goes on to the last bit on the same only.

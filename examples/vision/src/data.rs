@@ -1,5 +1,5 @@
 //! The images of a run: training and test set, clean examples, held-out batches, pictures.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ssl_core::checkpoint::write_atomically;
 use ssl_core::report::Figure;
 use ssl_core::{Pair, Source, Views, mix};
@@ -32,9 +32,14 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Opens what lies at `path`; `limit` keeps a random part of the training set. Labelled images without a test set
-    /// give a tenth of themselves as one, which no seed changes.
-    pub(crate) fn open(path: &Path, limit: Option<usize>, seed: u64, max_bad: f64) -> Result<Self> {
+    /// Opens what lies at `path`, without the images of the class `left_out`; `limit` keeps a random part of the
+    /// training set. Labelled images without a test set give a tenth of themselves as one, which no seed changes.
+    pub(crate) fn open(
+        path: &Path,
+        left_out: Option<&str>,
+        (limit, seed): (Option<usize>, u64),
+        max_bad: f64,
+    ) -> Result<Self> {
         let options = Options { max_bad, ..Options::default() };
         let train = open(path, Split::Train, &options)?;
         let test = match open(path, Split::Test, &options) {
@@ -49,6 +54,13 @@ impl Images {
                 (Arc::new(rest) as Arc<dyn ImageDataset>, Some(Arc::new(held) as _))
             }
             test => (train, test),
+        };
+        let (train, test) = match left_out {
+            Some(class) => {
+                let class = class_of(&*train, class).context("--leave-out")?;
+                (without(&train, class)?, test.map(|test| without(&test, class)).transpose()?)
+            }
+            None => (train, test),
         };
         let train: Arc<dyn ImageDataset> = match limit {
             Some(0) => anyhow::bail!("--limit: expected at least 1, got 0"),
@@ -112,6 +124,23 @@ impl Images {
             views: None,
         })
     }
+}
+
+/// The number of a class, by its name or number.
+pub(crate) fn class_of(images: &dyn ImageDataset, wanted: &str) -> Result<i64> {
+    let labels = images.labels().context("the images have no labels")?;
+    let names = images.class_names();
+    let number =
+        names.iter().position(|name| name == wanted).map(|place| place as i64).or(wanted.parse().ok());
+    number
+        .filter(|number| labels.contains(number))
+        .with_context(|| format!("expected {}, got {wanted}", names.join(", ")))
+}
+
+/// The images of all other classes.
+fn without(images: &Arc<dyn ImageDataset>, class: i64) -> ssl_core::Result<Arc<dyn ImageDataset>> {
+    let others = (0..images.len()).filter(|&index| images.label(index) != Some(class)).collect();
+    Ok(Arc::new(Subset::new(Arc::clone(images), others)?))
 }
 
 /// Images without augmentation, as the encoder takes them.

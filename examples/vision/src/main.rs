@@ -3,6 +3,7 @@
 //! The last line on standard output is the summary of the run as JSON; everything else goes to standard error.
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
+mod anomaly;
 mod data;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use ssl_examples::{CommonFlags, DynMethod, Experiment, Parts, RunConfig, RunDir,
 use ssl_examples::{
     end, exit, list, locate_data, method_command, method_flags, read_method_flags, stop_flag,
 };
-use ssl_vision::backbones::{Arch, EncoderConfig, Encoders, ResNetConfig, Stem};
+use ssl_vision::backbones::{Arch, EncoderConfig, ResNetConfig, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
 use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     exit(match matches.subcommand() {
         Some(("list", _)) => list(ALL.iter().map(|entry| entry.info)),
+        Some((anomaly::NAME, flags)) => anomaly::run(flags),
         Some((name, flags)) => run(name, flags, began),
         None => Ok(ExitCode::SUCCESS),
     })
@@ -41,9 +43,10 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(list)
         .subcommands(methods)
+        .subcommand(anomaly::command())
 }
 
-fn vision_flags() -> [Arg; 9] {
+fn vision_flags() -> [Arg; 10] {
     [
         Arg::new("encoder")
             .long("encoder")
@@ -68,6 +71,10 @@ fn vision_flags() -> [Arg; 9] {
             .value_name("PIXELS")
             .value_parser(value_parser!(usize))
             .help("Side of the images that are embedded"),
+        Arg::new("leave-out")
+            .long("leave-out")
+            .value_name("CLASS")
+            .help("A class whose images are left out, to ask `vision anomaly` for it afterwards"),
         Arg::new("augment-on")
             .long("augment-on")
             .value_name("WHERE")
@@ -107,11 +114,11 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let device = start.machine.device;
 
     let (_, path) = locate_data(&config.data)?;
-    let images = Images::open(&path, config.limit, config.seed, flags.max_bad)?;
+    let images = Images::open(&path, recipe.left_out.as_deref(), (config.limit, config.seed), flags.max_bad)?;
     images.adapt(&mut recipe)?;
     recipe.augment_on = recipe.augment_on.resolve(&*images.train(), device);
     let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
-    let encoders = || Encoders::new(recipe.encoder.clone(), device);
+    let encoders = || recipe.encoders(device);
     let build = || Ok(entry.build(&recipe.method, &encoders())? as Box<DynMethod<_, _>>);
     let begin = || {
         let encoders = match config.init.as_ref().filter(|init| !init.is_dir()) {
@@ -120,8 +127,9 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         };
         Ok(entry.build(&recipe.method, &encoders)? as Box<DynMethod<_, _>>)
     };
-    let views: Vec<Augment> = entry
-        .build(&recipe.method, &Encoders::new(recipe.encoder.clone(), tch::Device::Cpu))?
+    let probe = entry.build(&recipe.method, &recipe.encoders(tch::Device::Cpu))?;
+    probe.admit(images.train().channels())?;
+    let views: Vec<Augment> = probe
         .views()
         .into_iter()
         .map(|view| view.normalized(&recipe.pixels.mean, &recipe.pixels.std))
@@ -194,6 +202,9 @@ fn configure(entry: &Entry, flags: &CommonFlags, matches: &ArgMatches, start: &S
             EncoderConfig::Vit(net) => net.recompute = true,
             net => anyhow::bail!("--recompute: {} is no Vision Transformer", net.name()),
         }
+    }
+    if let Some(class) = matches.get_one::<String>("leave-out") {
+        recipe.left_out = Some(class.clone());
     }
     if let Some(place) = matches.get_one::<String>("augment-on") {
         recipe.augment_on = serde_json::from_value(serde_json::json!(place))?;

@@ -11,11 +11,32 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use support::{run, vision, write_data};
+use tch::Device;
 use tempfile::tempdir;
 
-/// The recipe for Fashion-MNIST with a small encoder, eight steps long.
+/// A folder of CIFAR-10's files, of 32 color images each.
+fn write_colors(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let byte =
+        |index: usize| if index.is_multiple_of(3073) { index / 3073 % 10 } else { index * index / 97 % 251 };
+    let records: Vec<u8> = (0..32 * 3073).map(|index| byte(index) as u8).collect();
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+    {
+        fs::write(folder.join(format!("{name}.bin")), &records).unwrap();
+    }
+}
+
+/// Whether a method learns from grey images.
+fn takes_grey(method: &str) -> bool {
+    let entry = ssl_vision::methods::find(method).unwrap();
+    let recipe = entry.recipe("default").unwrap();
+    entry.build(&recipe.method, &recipe.encoders(Device::Cpu)).unwrap().admit(1).is_ok()
+}
+
+/// The recipe for Fashion-MNIST, or for CIFAR-10 where colors are needed, with a small encoder, eight steps long.
 fn config(method: &str) -> Value {
-    let mut recipe = ssl_vision::methods::find(method).unwrap().recipe("fashion-mnist").unwrap();
+    let data = if takes_grey(method) { ("fashion-mnist", "data") } else { ("cifar10", "colors") };
+    let mut recipe = ssl_vision::methods::find(method).unwrap().recipe(data.0).unwrap();
     let small = match recipe.encoder {
         EncoderConfig::ResNet(_) => "resnet10_w4",
         EncoderConfig::Vit(_) => "vit_d16_l2_h2",
@@ -23,7 +44,7 @@ fn config(method: &str) -> Value {
     recipe.encoder = EncoderConfig::named(small, &recipe.encoder, recipe.pixels.size).unwrap();
     (recipe.train.steps, recipe.train.batch_size) = (Some(8), 16);
     json!({
-        "version": "", "modality": "vision", "method": method, "data": "data", "limit": null, "seed": 0,
+        "version": "", "modality": "vision", "method": method, "data": data.1, "limit": null, "seed": 0,
         "device": "cpu", "precision": "fp32", "threads": 1, "recipe": recipe
     })
 }
@@ -38,6 +59,7 @@ fn command(root: &Path, method: &str, flags: &[&str]) -> Command {
 fn each_method_trains_and_goes_on_from_half_way_to_the_same_last_bit() {
     let root = tempdir().unwrap();
     write_data(&root.path().join("data"));
+    write_colors(&root.path().join("colors"));
     for method in ALL.iter().map(|entry| entry.info.name) {
         fs::write(root.path().join("config.json"), config(method).to_string()).unwrap();
         let flags = ["--config", "config.json", "--out", method, "--threads", "1", "--checkpoint-every", "4"];

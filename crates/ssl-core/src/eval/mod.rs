@@ -22,6 +22,7 @@ mod stream {
     pub(super) const LABELLED_ORDER: u64 = 205;
 }
 
+mod anomaly;
 mod features;
 mod few_shot;
 mod finetune;
@@ -32,6 +33,7 @@ mod linear;
 mod logistic;
 mod protocol;
 
+pub use anomaly::{auroc, neighbour_distance};
 pub use features::Features;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
 pub use finetune::{Finetune, FinetuneOptions, Finetuned, Labelled, Layer, draw_share};

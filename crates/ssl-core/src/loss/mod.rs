@@ -1,6 +1,7 @@
 //! Losses that more than one method needs: free, pure functions of tensors and numbers.
 //!
 //! Source: each loss's file names its own. All accumulate in at least float32, whatever the scope around them.
+mod adversarial;
 mod barlow_twins;
 mod cosine;
 mod dcl;
@@ -13,6 +14,7 @@ mod swav;
 mod tico;
 mod vicreg;
 
+pub use adversarial::{Origin, adversarial, both_players};
 pub use barlow_twins::{BarlowTwinsTerms, barlow_twins, barlow_twins_terms};
 pub use cosine::negative_cosine;
 pub use dcl::{dcl, dclw};

@@ -6,6 +6,7 @@ use super::vit::resample_positions;
 use super::{
     Arch, Backbone, PROBE_FEATURES, ResNet, ResNetConfig, Stem, Vit, VitArch, VitConfig, probe_features,
 };
+use crate::{Augment, Clean};
 use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,7 +14,7 @@ use serde_json::Value;
 use ssl_core::checkpoint::load_encoder_fitted;
 use ssl_core::eval::Layer;
 use ssl_core::objectives::SharedEncoder;
-use ssl_core::{Error, Mode, Result, encoder_in, no_grad};
+use ssl_core::{Error, Mode, Result, dims4, encoder_in, no_grad};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
@@ -150,6 +151,28 @@ impl Encoder {
         no_grad(|| probe_features(&self.features(x, Mode::Eval)?, PROBE_FEATURES))
     }
 
+    /// What is at each position once all layers are passed, before it is averaged. `[B, D, H, W]`.
+    ///
+    /// # Shapes
+    /// `x`: `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// As [`Backbone::features`].
+    pub fn map(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        match self {
+            Encoder::ResNet(net) => {
+                let last = net.features(x, mode)?.pop();
+                last.map(|(_, map)| map).ok_or_else(|| Error::config("encoder", "it has no stage"))
+            }
+            Encoder::Vit(net) => {
+                let (_, _, height, width) = dims4(x, "images", "[B, C, H, W]")?;
+                let [rows, columns] = [height, width].map(|side| side / net.patch_size());
+                let patches = net.tokens(x, None, mode)?.f_narrow(1, 1, rows * columns)?;
+                Ok(patches.f_transpose(1, 2)?.f_unflatten(2, [rows, columns])?)
+            }
+        }
+    }
+
     /// The Vision Transformer, for `method`, which needs one.
     ///
     /// # Errors
@@ -195,6 +218,7 @@ pub struct Encoders {
     device: Device,
     shared: Option<SharedEncoder<Encoder>>,
     weights: Option<PathBuf>,
+    pixels: Clean,
 }
 
 /// Where a method's encoder lies in its store.
@@ -207,7 +231,13 @@ const POSITIONS: &str = "pos_embed";
 impl Encoders {
     /// Encoders of one shape on `device`.
     pub fn new(config: impl Into<EncoderConfig>, device: Device) -> Self {
-        Encoders { config: config.into(), device, shared: None, weights: None }
+        let pixels = Clean::of(&Augment::default());
+        Encoders { config: config.into(), device, shared: None, weights: None, pixels }
+    }
+
+    /// The same for images that are normalized so; unless told otherwise by ImageNet's mean and deviation.
+    pub fn of_pixels(self, pixels: &Clean) -> Self {
+        Encoders { pixels: pixels.clone(), ..self }
     }
 
     /// The same, whose students start from the weights in a safetensors file under this workspace's names, which are
@@ -219,6 +249,11 @@ impl Encoders {
     /// Where the networks live.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// How the images are normalized, for a method that has to know what their numbers stand for.
+    pub fn pixels(&self) -> &Clean {
+        &self.pixels
     }
 
     /// The shape.
@@ -261,7 +296,8 @@ impl Encoders {
     pub fn shared(&self, vars: &VarStore) -> Result<Self> {
         let encoder = self.student(vars)?;
         let shared = Some(SharedEncoder::new(encoder, vars));
-        Ok(Encoders { shared, config: self.config.clone(), device: self.device, weights: None })
+        let (config, pixels) = (self.config.clone(), self.pixels.clone());
+        Ok(Encoders { shared, config, device: self.device, weights: None, pixels })
     }
 }
 
@@ -324,6 +360,27 @@ mod tests {
         let teacher = VarStore::new(Device::Cpu);
         encoders.teacher(&teacher).unwrap();
         assert_ne!(place(&teacher), place(&owner));
+    }
+
+    #[test]
+    fn the_mean_of_the_map_is_the_representation() {
+        let vit = json!({"arch": "vit_d12_l1_h3", "image_size": 8, "patch_size": 4, "channels": 1});
+        let vit: EncoderConfig = serde_json::from_value(vit).unwrap();
+        let x = Tensor::arange(2 * 128, (tch::Kind::Float, Device::Cpu)).sin().view([2, 1, 16, 8]);
+        for (config, size) in [(SMALL.into(), [2, 32, 2, 1]), (vit, [2, 12, 4, 2])] {
+            let vars = VarStore::new(Device::Cpu);
+            let net = Encoder::new(&vars.root(), &config).unwrap();
+            let map = net.map(&x, Mode::Eval).unwrap();
+            assert_eq!(map.size(), size);
+            if let Encoder::ResNet(_) = net {
+                let mean = map.mean_dim([2i64, 3].as_slice(), false, tch::Kind::Float);
+                assert!(net.forward(&x, Mode::Eval).unwrap().allclose(&mean, 1e-5, 1e-6, false));
+            } else {
+                let tokens = net.vit("").unwrap().tokens(&x, None, Mode::Eval).unwrap();
+                // Row 3, column 1.
+                assert!(map.select(3, 1).select(2, 3).equal(&tokens.select(1, 1 + 7)));
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod resnet;
 mod vit;
 
 pub use encoder::{Encoder, EncoderConfig, Encoders};
+pub(crate) use resnet::channels_last;
 pub use resnet::{Arch, ResNet, ResNetConfig, Stem};
 pub(crate) use vit::sincos_positions;
 pub use vit::{Pool, Positions, Vit, VitArch, VitConfig};

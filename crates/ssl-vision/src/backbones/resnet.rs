@@ -248,7 +248,7 @@ fn conv(p: &Path, (input, output): (i64, i64), kernel: i64, stride: i64) -> Resu
 }
 
 /// The same values with the channels innermost in memory, the layout in which convolutions are fastest.
-fn channels_last(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn channels_last(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }
 

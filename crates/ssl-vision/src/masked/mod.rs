@@ -11,25 +11,8 @@ pub(crate) use grid::Grid;
 pub(crate) use masks::{Chance, Mask, blocks, scattered};
 pub(crate) use regions::{Blocks, Regions};
 
-use ssl_core::{Error, Metrics, Precision, Result, Schedule, Views, check_ranges};
+use ssl_core::{Error, Metrics, Precision, Result, Schedule, check_ranges};
 use tch::{Kind, Reduction, Tensor};
-
-/// Images to look at, at most.
-pub(crate) const SHOWN: i64 = 12;
-
-/// The view of a batch of `method`, of which there may be no more than one.
-pub(crate) fn only<'a>(Views(views): &'a Views, method: &str) -> Result<&'a Tensor> {
-    match views.as_slice() {
-        [x] => Ok(x),
-        _ => Err(Error::config("views", format!("{method} takes one, got {}", views.len()))),
-    }
-}
-
-/// Mean squared error in float32, whatever the precision around it; every image hides as many patches, so that the mean
-/// over all of them is that of the papers.
-pub(crate) fn squared_error(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
-    Precision::Fp32.scope(target.device(), || Ok(prediction.f_mse_loss(target, Reduction::Mean)?))
-}
 
 /// Refuses a part of `patches` patches of which `hidden` are: none, or all of them.
 pub(crate) fn check_ratio(ratio: f64, hidden: i64, patches: i64) -> Result<()> {

@@ -8,8 +8,9 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
-use crate::masked::{Chance, Filler, Grid, Mask, SHOWN};
-use crate::masked::{check_momentum, check_ratio, deviation, only, smooth_l1, standardized, teacher_metrics};
+use crate::masked::{Chance, Filler, Grid, Mask};
+use crate::masked::{check_momentum, check_ratio, deviation, smooth_l1, standardized, teacher_metrics};
+use crate::pretext::{SHOWN, only};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};

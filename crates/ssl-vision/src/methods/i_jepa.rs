@@ -7,8 +7,9 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
-use crate::masked::{Blocks, Chance, Decoder, DecoderConfig, DecoderNames, Grid, Regions, SHOWN};
-use crate::masked::{check_momentum, deviation, only, patches_of, smooth_l1, standardized, teacher_metrics};
+use crate::masked::{Blocks, Chance, Decoder, DecoderConfig, DecoderNames, Grid, Regions};
+use crate::masked::{check_momentum, deviation, patches_of, smooth_l1, standardized, teacher_metrics};
+use crate::pretext::{SHOWN, only};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::trunc_normal;

@@ -8,7 +8,8 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, probe_features};
-use crate::masked::{Chance, Decoder, DecoderConfig, DecoderNames, Grid, SHOWN, check_ratio, only, squared_error};
+use crate::masked::{Chance, Decoder, DecoderConfig, DecoderNames, Grid, check_ratio};
+use crate::pretext::{SHOWN, only, squared_error};
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,25 @@ impl VisionMethod for Mae {
     fn views(&self) -> Vec<Augment> {
         vec![self.config.augment.clone()]
     }
+
+    /// Every patch as drawn when it is hidden, on average over masks that hide each patch once at least; brightness and
+    /// contrast of a patch, where these are not predicted, are its own.
+    fn restore(&self, images: &Tensor) -> Result<Option<Tensor>> {
+        no_grad(|| {
+            let patches = self.grid.patchify(images)?;
+            let order = fixed_order(images.len(), self.grid.patches(), images.device())?;
+            let (mut sum, mut count) = (patches.f_zeros_like()?, patches.f_zeros_like()?);
+            let hidden = self.grid.patches() - self.visible;
+            for first in (0..self.grid.patches()).step_by(hidden as usize) {
+                let order = order.f_roll([-first], [1])?;
+                let (prediction, target) = self.predict(images, &order, Mode::Eval)?;
+                let (drawn, hidden) = (target.restore(&prediction)?, self.hidden(&order)?);
+                let _ = sum.f_index_add_(0, &hidden, &drawn)?;
+                let _ = count.f_index_add_(0, &hidden, &drawn.f_ones_like()?)?;
+            }
+            Ok(Some(self.grid.unpatchify(&sum.f_div(&count)?)?))
+        })
+    }
 }
 
 /// Random orders of the patches that depend on the place in the batch alone. `[B, N]`.
@@ -344,6 +364,22 @@ mod tests {
         assert_eq!(f64::try_from(masked.index_select(0, &hidden).abs().max()).unwrap(), 0.);
         let blank = |x: &Tensor| x.index_fill(0, &hidden, 0.);
         assert!(blank(&image).equal(&masked) && blank(&drawn).equal(&masked) && !drawn.equal(&image));
+    }
+
+    #[test]
+    fn a_patch_is_restored_from_the_others_alone() {
+        let method = build(Config { norm_pix: false, ..small() }, 1);
+        let x = images(2, 1);
+        let restored = method.restore(&x).unwrap().unwrap();
+        assert_eq!(restored.size(), x.size());
+        let other = x.copy();
+        let _ = other.narrow(2, 2, 2).narrow(3, 4, 2).sin_();
+        let (found, difference) = (method.restore(&other).unwrap().unwrap(), |x: &Tensor, y: &Tensor| {
+            f64::try_from((x - y).abs().max()).unwrap()
+        });
+        let patch = |x: &Tensor| x.narrow(2, 2, 2).narrow(3, 4, 2);
+        assert!(difference(&patch(&found), &patch(&restored)) < 1e-6);
+        assert!(difference(&found, &restored) > 1e-5);
     }
 
     #[test]

@@ -5,13 +5,14 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::pretext::{classified, only, square};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims4, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Tensor};
 
 /// Rotation prediction's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,17 +60,9 @@ impl Definition for Rotation {
 
 impl Rotation {
     /// Cross entropy and accuracy over the four rotations of every image.
-    fn predict(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let [x] = views.as_slice() else {
-            return Err(Error::config("views", format!("rotation takes one, got {}", views.len())));
-        };
-        let (rotated, target) = four_rotations(x)?;
-        let logits = self.classifier.forward(&self.encoder.forward(&rotated, mode)?, mode)?.f_to_kind(Kind::Float)?;
-        let loss = Precision::Fp32.scope(x.device(), || {
-            Ok(logits.f_cross_entropy_loss::<&Tensor>(&target, None, Reduction::Mean, -100, 0.)?)
-        })?;
-        let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&target)?;
-        Ok((loss, hits.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?))
+    fn predict(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let (rotated, target) = four_rotations(only(batch, Self::INFO.name)?)?;
+        classified(&self.classifier.forward(&self.encoder.forward(&rotated, mode)?, mode)?, &target)
     }
 }
 
@@ -78,11 +71,7 @@ impl Rotation {
 /// # Shapes
 /// `x`: `[B, C, S, S]`; returns `[4B, C, S, S]`, all images by 0 first, and `[4B]`.
 fn four_rotations(x: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (n, _, height, width) = dims4(x, "images", "[B, C, S, S]")?;
-    if height != width {
-        let (what, expected) = ("images".into(), "[B, C, S, S], square".into());
-        return Err(Error::Shape { what, expected, got: x.size() });
-    }
+    let (n, _, _) = square(x)?;
     let turned = (0..4).map(|k| x.f_rot90(k, [2, 3])).collect::<Result<Vec<_>, _>>()?;
     let target = Tensor::f_arange(4, (Kind::Int64, x.device()))?.f_repeat_interleave_self_int(n, None, None)?;
     Ok((Tensor::f_cat(&turned, 0)?, target))

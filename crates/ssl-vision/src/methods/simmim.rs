@@ -8,7 +8,8 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::masked::{Chance, Filler, Grid, Mask, SHOWN, check_ratio, only, scattered};
+use crate::masked::{Chance, Filler, Grid, Mask, check_ratio, scattered};
+use crate::pretext::{SHOWN, only};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::Linear;
