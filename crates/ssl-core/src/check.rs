@@ -5,6 +5,7 @@
 //! assert_eq!(refused.to_string(), "temperature: expected a number above 0, got 0");
 //! ```
 use crate::{Error, Result, Schedule};
+use std::fmt::Display;
 
 /// Refuses what is no finite number above 0.
 ///
@@ -24,6 +25,21 @@ pub fn positive(name: &str, value: f64) -> Result<()> {
 pub fn at_least<'a>(least: i64, numbers: impl IntoIterator<Item = (&'a str, i64)>) -> Result<()> {
     match numbers.into_iter().find(|(_, value)| *value < least) {
         Some((name, value)) => Err(Error::config(name, format!("expected at least {least}, got {value}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the first number that is not within its range, both ends included.
+///
+/// # Errors
+/// `Error::Config` with the name of that number.
+pub fn ranges<'a, T: PartialOrd + Display>(
+    numbers: impl IntoIterator<Item = (&'a str, T, (T, T))>,
+) -> Result<()> {
+    match numbers.into_iter().find(|(_, value, (least, most))| !(least..=most).contains(&value)) {
+        Some((name, value, (least, most))) => {
+            Err(Error::config(name, format!("expected {least} to {most}, got {value}")))
+        }
         None => Ok(()),
     }
 }
@@ -60,6 +76,16 @@ mod tests {
         }
         at_least(1, [("a", 1), ("b", 2)]).unwrap();
         assert_eq!(said(at_least(1, [("a", 1), ("b", 0), ("c", -1)])), "b: expected at least 1, got 0");
+    }
+
+    #[test]
+    fn the_first_value_out_of_its_range_is_named() {
+        let part = (0., 1.);
+        assert!(ranges([("a", 0., part), ("b", 1., part)]).is_ok());
+        for (value, number) in [(1.5, "1.5"), (-1., "-1"), (f64::NAN, "NaN")] {
+            let message = ranges([("a", 0.5, part), ("b", value, part), ("c", 9., part)]).unwrap_err();
+            assert_eq!(message.to_string(), format!("b: expected 0 to 1, got {number}"));
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub mod trainer;
 
 pub use batch::{Batch, Pair, Views};
 pub use clusters::Clusters;
-pub use config::{Decline, TrainConfig, check_ranges};
+pub use config::{Decline, TrainConfig};
 pub use contract::check_method;
 pub use ema::{Ema, Statistics};
 pub use error::{Error, Result};

@@ -7,7 +7,7 @@ use crate::backbones::channels_last;
 use ssl_core::nn::{
     BatchNorm, Conv2d, ConvOptions, Linear, Mode, Module, kaiming_normal_fan_out, uniform_fan_in,
 };
-use ssl_core::{Error, Result, dims4};
+use ssl_core::{Result, check, dims4};
 use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
 
@@ -60,9 +60,7 @@ impl Decoder {
         width: i64,
         canvas: Canvas,
     ) -> Result<Self> {
-        if width < 1 {
-            return Err(Error::config("decoder_width", format!("expected at least 1, got {width}")));
-        }
+        check::at_least(1, [("decoder_width", width)])?;
         let after = sides(canvas.side, side).split_off(1);
         let options = ConvOptions { padding: 1, ..ConvOptions::default() };
         let (mut stages, mut input, places) = (Vec::new(), channels, p / "stages");
@@ -152,9 +150,7 @@ impl Critic {
     /// # Errors
     /// `Error::Config` when the width is not positive.
     pub(crate) fn new(p: &Path, width: i64, canvas: Canvas) -> Result<Self> {
-        if width < 1 {
-            return Err(Error::config("critic_width", format!("expected at least 1, got {width}")));
-        }
+        check::at_least(1, [("critic_width", width)])?;
         let options = ConvOptions { stride: 2, padding: 1, ..ConvOptions::default() };
         let (mut convs, mut input, mut side) = (Vec::new(), canvas.channels, canvas.side);
         while side > LAST {

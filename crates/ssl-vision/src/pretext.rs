@@ -9,11 +9,9 @@ const FIXED: u64 = 21;
 pub(crate) const SHOWN: i64 = 12;
 
 /// The view of a batch of `method`, of which there may be no more than one.
-pub(crate) fn only<'a>(Views(views): &'a Views, method: &str) -> Result<&'a Tensor> {
-    match views.as_slice() {
-        [x] => Ok(x),
-        _ => Err(Error::config("views", format!("{method} takes one, got {}", views.len()))),
-    }
+pub(crate) fn only<'a>(batch: &'a Views, method: &str) -> Result<&'a Tensor> {
+    let [x] = batch.exactly(method)?;
+    Ok(x)
 }
 
 /// Number, channels and side of square images.

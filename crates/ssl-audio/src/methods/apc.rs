@@ -6,13 +6,13 @@
 //! Transformer that looks back only serves as well (Chung & Glass, 2020: <https://arxiv.org/abs/1910.12607>). Where this
 //! differs from them: windows have one length, instead of whole utterances with silence behind them; spectrograms are
 //! normalized by the numbers in the encoder's shape, and not by those of the speaker.
-use super::{AudioMethod, Definition, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Info, views};
 use crate::augment::Augment;
 use crate::models::{Attend, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims3, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Reduction, Tensor};
@@ -55,7 +55,7 @@ impl Definition for Apc {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        at_least_one([("ahead", config.ahead)])?;
+        check::at_least(1, [("ahead", config.ahead)])?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;

@@ -9,7 +9,7 @@
 //! - Stretching reads over the border of the part, where the code repeats its last values.
 //! - Spectrograms are normalized by the numbers in the encoder's shape instead of a running mean.
 //! - Heads are those of [`ssl_core::nn::Projector`], whose linear layers before and after a norm have no bias.
-use super::{AudioMethod, Definition, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Info, views};
 use crate::augment::Augment;
 use crate::models::{Encoder, Encoders};
 use crate::random::Chance;
@@ -20,7 +20,8 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::negative_cosine;
 use ssl_core::nn::{Module, Projector};
 use ssl_core::{
-    Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, dims3, no_grad,
+    Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step, Views, check,
+    dims3, no_grad,
 };
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
@@ -75,12 +76,8 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        at_least_one([("hidden_dim", self.hidden_dim), ("projection_dim", self.projection_dim)])?;
-        self.momentum.validate("momentum")?;
-        let ends = [self.momentum.start, self.momentum.end];
-        if !ends.iter().all(|end| (0. ..=1.).contains(end)) {
-            return Err(Error::config("momentum", format!("expected numbers from 0 to 1, got {ends:?}")));
-        }
+        check::at_least(1, [("hidden_dim", self.hidden_dim), ("projection_dim", self.projection_dim)])?;
+        check::fractions("momentum", &self.momentum)?;
         let Stretch { frequency, time, plane } = self.stretch;
         for (name, [low, high]) in [("stretch.frequency", frequency), ("stretch.time", time)] {
             if !(low > 0. && low <= high && high <= 10.) {

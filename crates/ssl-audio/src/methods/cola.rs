@@ -5,7 +5,7 @@
 //! a whole is scaled to length one, and noise of a deviation of 0.001 added to its second part; here each part is
 //! brought to one level, and the noise lies 8 decibels below it, as it does there for ten seconds of sound. The encoder
 //! is any, where the paper's is an EfficientNet.
-use super::{AudioMethod, Definition, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Info, views};
 use crate::augment::Augment;
 use crate::level::Level;
 use crate::models::{Encoder, Encoders};
@@ -13,7 +13,7 @@ use crate::source::Place;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{LayerNorm, Linear, Module, l2_normalize};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims2, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims2, no_grad};
 use std::rc::Rc;
 use tch::nn::{Init, VarStore};
 use tch::{Kind, Tensor};
@@ -60,11 +60,8 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        at_least_one([("projection_dim", self.projection_dim)])?;
-        if !(self.temperature > 0. && self.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", self.temperature);
-            return Err(Error::config("temperature", message));
-        }
+        check::at_least(1, [("projection_dim", self.projection_dim)])?;
+        check::positive("temperature", self.temperature)?;
         self.first_view.validate()?;
         self.second_view.validate()
     }

@@ -12,14 +12,14 @@
 //!   of the front end.
 //! - Scores are taken from one product with all vectors of the batch; the reference code copies 128 vectors for each
 //!   place instead, which is the greater part of its time.
-use super::{AudioMethod, Definition, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Info, views};
 use crate::augment::Augment;
 use crate::models::{Attend, Encoder, Encoders};
 use crate::random::Chance;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{AttentionMask, Block, BlockConfig, Linear, Module, TIMM};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims3, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
@@ -138,7 +138,7 @@ impl Definition for Cpc {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        at_least_one([("ahead", config.ahead), ("negatives", config.negatives)])?;
+        check::at_least(1, [("ahead", config.ahead), ("negatives", config.negatives)])?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;

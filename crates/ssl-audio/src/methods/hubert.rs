@@ -12,7 +12,7 @@
 //!   of the filters here, with Kaldi's weights.
 //! - The losses of masked and of other places are means, weighed by `alpha`; fairseq adds them up and divides by the
 //!   number of places.
-use super::{AudioMethod, Definition, Export, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Export, Info, views};
 use crate::augment::Augment;
 use crate::models::{Attend, Cepstra, Encoder, Encoders, SpanMask, perplexity};
 use crate::random::Chance;
@@ -22,7 +22,8 @@ use serde_json::json;
 use ssl_core::checkpoint::load_encoder;
 use ssl_core::nn::{Linear, Module, l2_normalize};
 use ssl_core::{
-    Clusters, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, encoder_in, no_grad,
+    Clusters, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims3, encoder_in,
+    no_grad,
 };
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -80,7 +81,7 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        at_least_one([("clusters", self.clusters()), ("compare_dim", self.compare_dim)])?;
+        check::at_least(1, [("clusters", self.clusters()), ("compare_dim", self.compare_dim)])?;
         for (name, value) in
             [("feature_penalty", self.feature_penalty), ("extractor_gradient", self.extractor_gradient)]
         {
@@ -88,10 +89,7 @@ impl Config {
                 return Err(Error::config(name, format!("expected a number of at least 0, got {value}")));
             }
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.) {
-            let message = format!("expected a number above 0, got {}", self.temperature);
-            return Err(Error::config("temperature", message));
-        }
+        check::positive("temperature", self.temperature)?;
         for (name, value) in [("fit", self.fit), ("alpha", self.alpha)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::config(name, format!("expected a number from 0 to 1, got {value}")));

@@ -4,14 +4,14 @@
 //! and the names of the head as in its code (`s3prl/pretrain/mockingjay`). A position is one frame or several (`stack` in
 //! the shape of the encoder). Where this differs from it: log-mel spectrograms are restored instead of linear ones; the
 //! encoder is a Transformer that normalizes first and knows places by turning queries and keys.
-use super::{AudioMethod, Definition, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Info, views};
 use crate::augment::Augment;
 use crate::models::{Attend, Encoder, Encoders, Family};
 use crate::random::Chance;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{LayerNorm, Linear, Module, gelu, trunc_normal};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims3, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
@@ -40,7 +40,7 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        at_least_one([("span", self.span)])?;
+        check::at_least(1, [("span", self.span)])?;
         if !(self.ratio > 0. && self.ratio < 1.) {
             let message = format!("expected a number above 0 and below 1, got {}", self.ratio);
             return Err(Error::config("ratio", message));

@@ -115,14 +115,6 @@ fn views<'a, const N: usize>(Views(views): &'a Views, method: &str) -> Result<&'
     views.as_slice().try_into().map_err(|_| got())
 }
 
-/// The first of numbers with names that is below 1 is an error.
-fn at_least_one<const N: usize>(fields: [(&str, i64); N]) -> Result<()> {
-    match fields.iter().find(|(_, value)| *value < 1) {
-        Some((name, value)) => Err(Error::config(*name, format!("expected at least 1, got {value}"))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

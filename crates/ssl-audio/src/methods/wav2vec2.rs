@@ -11,7 +11,7 @@
 //!   277,258 of 400,000 steps), so that it ends there in a short run, too.
 //! - Nothing is dropped before the quantizer, and no layer is skipped.
 //! - Scores are taken from one product of the masked places of a recording; both copy 100 vectors for each place.
-use super::{AudioMethod, Definition, Export, Info, at_least_one, views};
+use super::{AudioMethod, Definition, Export, Info, views};
 use crate::augment::Augment;
 use crate::models::{Attend, Encoder, Encoders, Places, Quantized, Quantizer, QuantizerConfig, SpanMask};
 use crate::random::Chance;
@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use ssl_core::nn::{Linear, Module, l2_normalize};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims3, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims3, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -72,14 +72,12 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        at_least_one([("negatives", self.negatives), ("compare_dim", self.compare_dim)])?;
+        check::at_least(1, [("negatives", self.negatives), ("compare_dim", self.compare_dim)])?;
         let [start, end] = self.draw_temperature;
         for (name, value) in
             [("draw_temperature", start), ("draw_temperature", end), ("temperature", self.temperature)]
         {
-            if !(value.is_finite() && value > 0.) {
-                return Err(Error::config(name, format!("expected a number above 0, got {value}")));
-            }
+            check::positive(name, value)?;
         }
         for (name, value) in [
             ("diversity_weight", self.diversity_weight),

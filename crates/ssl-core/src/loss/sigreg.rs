@@ -7,7 +7,7 @@
 //! <https://doi.org/10.1093/biomet/70.3.723>.
 use super::{product, with_gradients};
 use crate::tensor::at_least_float;
-use crate::{Error, Result, dims2, dims3, no_grad};
+use crate::{Error, Result, check, dims2, dims3, no_grad};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -34,13 +34,8 @@ impl SigReg {
     /// # Errors
     /// `Error::Config` with the name of the first that is out of range.
     pub fn validate(&self) -> Result<()> {
-        if self.knots < 2 {
-            return Err(Error::config("knots", format!("expected at least 2, got {}", self.knots)));
-        }
-        if !(self.t_max > 0. && self.t_max.is_finite()) {
-            return Err(Error::config("t_max", format!("expected a number above 0, got {}", self.t_max)));
-        }
-        Ok(())
+        check::at_least(2, [("knots", i64::from(self.knots))])?;
+        check::positive("t_max", self.t_max)
     }
 }
 

@@ -5,7 +5,7 @@
 use super::check_temperature;
 use super::dino::{between_views, check_views};
 use crate::tensor::at_least_float;
-use crate::{Error, Result, dims2, no_grad};
+use crate::{Error, Result, check, dims2, no_grad};
 use tch::Tensor;
 
 /// Distributions of examples over prototypes that follow the scores while all prototypes get equal shares, as nearly as
@@ -28,9 +28,7 @@ pub fn sinkhorn(scores: &Tensor, epsilon: f64, rounds: u32) -> Result<Tensor> {
         let expected = "[B, K] with both above 0".to_string();
         return Err(Error::Shape { what: "scores".into(), expected, got: scores.size() });
     }
-    if !(epsilon > 0. && epsilon.is_finite()) {
-        return Err(Error::config("epsilon", format!("expected a number above 0, got {epsilon}")));
-    }
+    check::positive("epsilon", epsilon)?;
     if rounds < 1 {
         return Err(Error::config("rounds", "expected at least 1, got 0"));
     }

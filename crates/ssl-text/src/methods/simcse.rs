@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::{alignment, retrieval, uniformity};
 use ssl_core::nn::{Linear, Module, l2_normalize, trunc_normal};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, check, no_grad};
 use std::rc::Rc;
 use std::sync::Arc;
 use tch::nn::VarStore;
@@ -58,10 +58,7 @@ impl Definition for SimCse {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (shape, vocabulary) = (encoders.config(), encoders.vocabulary());
         shape.check_transformer("simcse")?;
-        if !(config.temperature > 0. && config.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", config.temperature);
-            return Err(Error::config("temperature", message));
-        }
+        check::positive("temperature", config.temperature)?;
         if shape.dropout <= 0. && shape.attention_dropout <= 0. {
             let message = "expected a dropout above 0: without it a text is its own copy, got 0";
             return Err(Error::config("dropout", message));

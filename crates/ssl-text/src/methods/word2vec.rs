@@ -18,7 +18,7 @@ use crate::{IGNORED, Sequences};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Rng, Step, dims2, mix, no_grad};
+use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Rng, Step, check, dims2, mix, no_grad};
 use std::rc::Rc;
 use std::sync::Arc;
 use tch::nn::{Init, VarStore};
@@ -67,15 +67,11 @@ impl Default for Config {
 
 impl Config {
     fn validate(&self) -> Result<()> {
-        let positive = |name: &str, value: f64| {
-            let message = || format!("expected a number above 0, got {value}");
-            if value > 0. && value.is_finite() { Ok(()) } else { Err(Error::config(name, message())) }
-        };
-        positive("window", self.window as f64)?;
-        positive("negative", self.negative as f64)?;
-        positive("alpha", self.alpha)?;
-        positive("min_alpha", self.min_alpha)?;
-        positive("parts", self.parts as f64)?;
+        check::positive("window", self.window as f64)?;
+        check::positive("negative", self.negative as f64)?;
+        check::positive("alpha", self.alpha)?;
+        check::positive("min_alpha", self.min_alpha)?;
+        check::positive("parts", self.parts as f64)?;
         if !(self.subsample >= 0. && self.subsample.is_finite() && self.power.is_finite()) {
             let message = format!("expected numbers, the first of at least 0, got {:?}", (self.subsample, self.power));
             return Err(Error::config("subsample, power", message));

@@ -5,12 +5,12 @@
 //! (`xudejing/video-clip-order-prediction`, `models/vcopn.py`).
 use crate::order::{HeadShape, OrderHead, arranged, orders, table};
 use crate::time::{chosen_frames, of_pieces, pieces};
-use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
+use super::{Definition, Info, VideoMethod, choice, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -74,11 +74,11 @@ impl Definition for ClipOrder {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        in_range([
-            ("clips", config.clips, [2, 5]),
-            ("clip_frames", config.clip_frames, [1, 256]),
-            ("gap", config.gap, [0, 256]),
-            ("pair_dim", config.pair_dim, [1, 1 << 16]),
+        check::ranges([
+            ("clips", config.clips, (2, 5)),
+            ("clip_frames", config.clip_frames, (1, 256)),
+            ("gap", config.gap, (0, 256)),
+            ("pair_dim", config.pair_dim, (1, 1 << 16)),
         ])?;
         if !(0. ..1.).contains(&config.dropout) {
             let message = format!("expected a number from 0 to below 1, got {}", config.dropout);

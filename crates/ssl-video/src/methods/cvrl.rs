@@ -3,7 +3,7 @@
 //! Source: Qian et al., 2021: <https://arxiv.org/abs/2008.03800>; its augmentation, the same for all frames of a clip,
 //! is [`Augment::cvrl`], its draw of clips [`Place::Near`]. The head has a batch norm after its hidden layer, as
 //! SimCLR's, of which the paper says nothing.
-use super::{Definition, Info, VideoMethod, in_range, views};
+use super::{Definition, Info, VideoMethod, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};
 use crate::place::Place;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use ssl_core::eval::{alignment, retrieval, uniformity};
 use ssl_core::loss::nt_xent;
 use ssl_core::nn::{Module, Projector};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -62,12 +62,9 @@ impl Definition for Cvrl {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        if !(config.temperature > 0. && config.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", config.temperature);
-            return Err(Error::config("temperature", message));
-        }
+        check::positive("temperature", config.temperature)?;
         let widths = [("hidden_dim", config.hidden_dim), ("projection_dim", config.projection_dim)];
-        in_range(widths.map(|(name, value)| (name, value, [1, 1 << 16])))?;
+        check::ranges(widths.map(|(name, value)| (name, value, (1, 1 << 16))))?;
         Place::Near(config.reach).validate()?;
         config.view.validate()?;
         let vars = VarStore::new(encoders.device());

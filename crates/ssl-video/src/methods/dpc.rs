@@ -4,13 +4,13 @@
 //! `dpc/model_3d.py`), from which come the names, the start of the predictor, the dropout of the state, and that each
 //! prediction is read as if it were the block that follows. Negatives are all other places of all predicted blocks of
 //! all clips in the batch.
-use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
+use super::{Definition, Info, VideoMethod, choice, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, Gates, clips, orthogonal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Dropout, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
@@ -79,7 +79,7 @@ impl Definition for Dpc {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        in_range([("blocks", config.blocks, [2, 64]), ("predict", config.predict, [1, config.blocks - 1])])?;
+        check::ranges([("blocks", config.blocks, (2, 64)), ("predict", config.predict, (1, config.blocks - 1))])?;
         if !(0. ..1.).contains(&config.dropout) {
             let message = format!("expected a number from 0 to below 1, got {}", config.dropout);
             return Err(Error::config("dropout", message));

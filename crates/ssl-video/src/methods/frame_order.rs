@@ -9,13 +9,13 @@
 //! [`Sampling::motion`](crate::Sampling).
 use crate::order::{HeadShape, OrderHead, arranged, inverse, orders_up_to_reversal, table};
 use crate::time::{chosen_frames, draw_starts, even_starts, of_pieces, pieces};
-use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
+use super::{Definition, Info, VideoMethod, choice, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
@@ -105,12 +105,12 @@ impl Definition for FrameOrder {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        in_range([
-            ("pieces", config.pieces, [2, 6]),
-            ("piece_frames", config.piece_frames, [1, 256]),
-            ("grid", config.grid, [1, 32]),
-            ("piece_dim", config.piece_dim, [1, 1 << 16]),
-            ("pair_dim", config.pair_dim, [1, 1 << 16]),
+        check::ranges([
+            ("pieces", config.pieces, (2, 6)),
+            ("piece_frames", config.piece_frames, (1, 256)),
+            ("grid", config.grid, (1, 32)),
+            ("piece_dim", config.piece_dim, (1, 1 << 16)),
+            ("pair_dim", config.pair_dim, (1, 1 << 16)),
         ])?;
         config.view.validate()?;
         let (rows, classes) = arrangements(&config)?;

@@ -97,16 +97,6 @@ fn views<'a, const N: usize>(Views(views): &'a Views, method: &str) -> Result<&'
     views.as_slice().try_into().map_err(|_| got())
 }
 
-/// The first of numbers with names that is not in its range is an error.
-fn in_range<const N: usize>(fields: [(&str, i64, [i64; 2]); N]) -> Result<()> {
-    match fields.iter().find(|(_, value, [least, most])| !(least..=most).contains(&value)) {
-        Some((name, value, [least, most])) => {
-            Err(Error::config(*name, format!("expected {least} to {most}, got {value}")))
-        }
-        None => Ok(()),
-    }
-}
-
 /// Cross entropy and accuracy of a choice among classes, in float32.
 ///
 /// # Shapes

@@ -3,13 +3,13 @@
 //! Source: Wang, Jiao, Liu, 2020: <https://arxiv.org/abs/2008.05861>; its classification of paces, by which frames of
 //! the video a clip takes every one, every second, .. of them. Its contrastive terms are left out.
 use crate::time::chosen_frames;
-use super::{Definition, Info, VideoMethod, choice, in_range, judged, views};
+use super::{Definition, Info, VideoMethod, choice, judged, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, clips};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -70,7 +70,7 @@ impl Definition for Pace {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        in_range([("paces", config.paces, [2, 64]), ("clip_frames", config.clip_frames, [2, 256])])?;
+        check::ranges([("paces", config.paces, (2, 64)), ("clip_frames", config.clip_frames, (2, 256))])?;
         View::new(config.window() as usize, config.stride, config.augment.clone()).validate()?;
         encoders.config().check_order(Self::INFO.name)?;
         let vars = VarStore::new(encoders.device());

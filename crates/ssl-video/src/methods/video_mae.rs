@@ -3,13 +3,13 @@
 //! Source: Tong et al., 2022: <https://arxiv.org/abs/2203.12602>; names of the decoder, the order of pixels and their
 //! normalization, by channel within each tubelet, are those of transformers 5 (`VideoMAEForPreTraining`), the start of
 //! the mask token that of the official code. The hidden tubelets come behind the visible ones, each with its position.
-use super::{Definition, Info, VideoMethod, in_range, views};
+use super::{Definition, Info, VideoMethod, views};
 use crate::augment::{Augment, View};
 use crate::backbones::{Backbone, Encoder, Encoders, VideoVitConfig, chosen, clips, sinusoid_positions, video_block};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Block, LayerNorm, Linear, Module, trunc_normal};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad, rng};
+use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad, rng};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Reduction, Tensor};
@@ -70,9 +70,9 @@ impl Definition for VideoMae {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.view.validate()?;
-        in_range([
-            ("decoder_dim", config.decoder_dim, [1, 4096]),
-            ("decoder_depth", config.decoder_depth, [1, 64]),
+        check::ranges([
+            ("decoder_dim", config.decoder_dim, (1, 4096)),
+            ("decoder_depth", config.decoder_depth, (1, 64)),
         ])?;
         let vars = VarStore::new(encoders.device());
         let encoder = encoders.student(&vars)?;

@@ -11,7 +11,7 @@ pub(crate) use grid::Grid;
 pub(crate) use masks::{Chance, Mask, blocks, scattered};
 pub(crate) use regions::{Blocks, Regions};
 
-use ssl_core::{Error, Metrics, Precision, Result, Schedule, check_ranges};
+use ssl_core::{Error, Metrics, Precision, Result, Schedule, check};
 use tch::{Kind, Reduction, Tensor};
 
 /// Refuses a part of `patches` patches of which `hidden` are: none, or all of them.
@@ -27,7 +27,7 @@ pub(crate) fn check_ratio(ratio: f64, hidden: i64, patches: i64) -> Result<()> {
 /// Refuses a momentum of a teacher that is not from 0 to 1 at both ends.
 pub(crate) fn check_momentum(momentum: &Schedule) -> Result<()> {
     momentum.validate("momentum")?;
-    check_ranges([momentum.start, momentum.end].map(|end| ("momentum", end, (0., 1.))))
+    check::ranges([momentum.start, momentum.end].map(|end| ("momentum", end, (0., 1.))))
 }
 
 /// Rows of mean 0 and deviation 1, in float32: layer normalization without weights.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{BarlowTwinsTerms, barlow_twins_terms};
 use ssl_core::nn::{Module, Projector};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -70,10 +70,7 @@ impl Definition for BarlowTwins {
                 format!("expected a number of at least 0, got {}", config.lambda),
             ));
         }
-        if config.projection_dim < 1 {
-            let message = format!("expected at least 1, got {}", config.projection_dim);
-            return Err(Error::config("projection_dim", message));
-        }
+        check::at_least(1, [("projection_dim", config.projection_dim)])?;
         config.first_view.validate()?;
         config.second_view.validate()?;
         let vars = VarStore::new(encoders.device());

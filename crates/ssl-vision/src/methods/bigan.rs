@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::loss::{Origin, adversarial, both_players};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, frozen, no_grad};
+use ssl_core::{Batch, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, frozen, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
@@ -97,11 +97,8 @@ impl Definition for BiGan {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        for (name, value) in [("latent_dim", config.latent_dim), ("critic_dim", config.critic_dim)] {
-            if !(1..=1 << 16).contains(&value) {
-                return Err(Error::config(name, format!("expected 1 to {}, got {value}", 1 << 16)));
-            }
-        }
+        let sizes = (1, 1 << 16);
+        check::ranges([("latent_dim", config.latent_dim, sizes), ("critic_dim", config.critic_dim, sizes)])?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let (encoder, p) = (encoders.student(&vars)?, vars.root());

@@ -15,7 +15,7 @@ use crate::pretext::{only, shown, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::Module;
-use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, dims4, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, dims4, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -93,10 +93,7 @@ impl Definition for Colorization {
         if !(config.uniform > 0. && config.uniform <= 1.) {
             return Err(Error::config("uniform", format!("expected above 0, at most 1, got {}", config.uniform)));
         }
-        if !(config.temperature > 0. && config.temperature.is_finite()) {
-            let message = format!("expected a number above 0, got {}", config.temperature);
-            return Err(Error::config("temperature", message));
-        }
+        check::positive("temperature", config.temperature)?;
         colored(encoders.config().channels())?;
         let (device, pixels) = (encoders.device(), encoders.pixels());
         let of_channels = |values: &[f32]| -> Result<Tensor> {

@@ -14,7 +14,9 @@ use crate::pretext::{SHOWN, only};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};
-use ssl_core::{Batch, Ema, Error, Method, Metrics, Mode, Output, Result, Schedule, Statistics, Step, Views, no_grad};
+use ssl_core::{
+    Batch, Ema, Error, Method, Metrics, Mode, Output, Result, Schedule, Statistics, Step, Views, check, no_grad,
+};
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
@@ -85,9 +87,7 @@ impl Definition for Data2Vec {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.augment.validate()?;
         check_momentum(&config.momentum)?;
-        if !(config.beta > 0. && config.beta.is_finite()) {
-            return Err(Error::config("beta", format!("expected a number above 0, got {}", config.beta)));
-        }
+        check::positive("beta", config.beta)?;
         let (student, mut teacher) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
         let encoder = encoders.student(&student)?;
         let grid = Grid::new(encoder.vit("data2vec")?, config.augment.size as i64)?;

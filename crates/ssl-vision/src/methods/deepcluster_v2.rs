@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::{Batch, Clusters, Ema, Error, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
-use ssl_core::{Statistics, check_ranges, no_grad};
+use ssl_core::{Statistics, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Reduction, Tensor};
@@ -72,8 +72,8 @@ impl Config {
         if self.clusters.is_empty() {
             return Err(Error::config("clusters", "expected a number for each head, got none"));
         }
-        check_ranges(self.clusters.iter().map(|&clusters| ("clusters", clusters as f64, sizes)))?;
-        check_ranges([
+        check::ranges(self.clusters.iter().map(|&clusters| ("clusters", clusters as f64, sizes)))?;
+        check::ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("projection_dim", self.projection_dim as f64, sizes),
             ("memory_size", self.memory_size as f64, sizes),

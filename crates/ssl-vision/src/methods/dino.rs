@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use ssl_core::loss::dino;
 use ssl_core::schedule::{End, Ramp, Warmup};
 use ssl_core::{Ema, Error, Method, Metrics, Mode, Output, Precision};
-use ssl_core::{Result, Schedule, Statistics, Step, Views, check_ranges, no_grad};
+use ssl_core::{Result, Schedule, Statistics, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
@@ -87,7 +87,7 @@ impl Default for Config {
 impl Config {
     pub(super) fn validate(&self) -> Result<()> {
         let (sizes, temperatures, parts) = ((1., 1e9), (1e-4, 1e4), (0., 1.));
-        check_ranges([
+        check::ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("bottleneck_dim", self.bottleneck_dim as f64, sizes),
             ("out_dim", self.out_dim as f64, sizes),

@@ -13,7 +13,7 @@ use crate::tiles::{Cutter, TILES, normalize_tiles};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad, rng};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad, rng};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -130,18 +130,13 @@ impl Definition for Jigsaw {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        for (name, value, allowed) in [
-            ("permutations", config.permutations, 2..=10_000),
-            ("puzzles", config.puzzles, 1..=1000),
-            ("channel_shift", config.channel_shift, 0..=1000),
-            ("tile_dim", config.tile_dim, 1..=1 << 16),
-            ("hidden_dim", config.hidden_dim, 1..=1 << 16),
-        ] {
-            if !allowed.contains(&value) {
-                let (least, most) = allowed.into_inner();
-                return Err(Error::config(name, format!("expected {least} to {most}, got {value}")));
-            }
-        }
+        check::ranges([
+            ("permutations", config.permutations, (2, 10_000)),
+            ("puzzles", config.puzzles, (1, 1000)),
+            ("channel_shift", config.channel_shift, (0, 1000)),
+            ("tile_dim", config.tile_dim, (1, 1 << 16)),
+            ("hidden_dim", config.hidden_dim, (1, 1 << 16)),
+        ])?;
         config.augment.validate()?;
         let (side, channel_shift) = (config.augment.size as i64, config.channel_shift);
         let cutter = Cutter { size: config.tile_size, jitter: side, channel_shift };

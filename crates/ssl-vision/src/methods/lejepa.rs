@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{SigReg, sigreg};
-use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check_ranges, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
@@ -63,7 +63,7 @@ impl Default for Config {
 impl Config {
     fn validate(&self) -> Result<()> {
         let sizes = (1., 1e9);
-        check_ranges([
+        check::ranges([
             ("lambda", self.lambda, (0., 1.)),
             ("slices", self.slices as f64, sizes),
             ("hidden_dim", self.hidden_dim as f64, sizes),

@@ -14,7 +14,7 @@ use crate::pretext::{SHOWN, only, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
+use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use tch::Tensor;
 use tch::nn::VarStore;
 
@@ -69,11 +69,7 @@ impl Definition for MaskFeat {
         let encoder = encoders.student(&vars)?;
         let grid = Grid::new(encoder.vit("MaskFeat")?, config.augment.size as i64)?;
         let Config { bins, cell, least_block, .. } = config;
-        for (name, value) in [("bins", bins), ("cell", cell), ("least_block", least_block)] {
-            if value < 1 {
-                return Err(Error::config(name, format!("expected at least 1, got {value}")));
-            }
-        }
+        check::at_least(1, [("bins", bins), ("cell", cell), ("least_block", least_block)])?;
         if grid.patch % cell != 0 {
             let message = format!("expected a divisor of the {} pixels of a patch, got {cell}", grid.patch);
             return Err(Error::config("cell", message));

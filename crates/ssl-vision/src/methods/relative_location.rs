@@ -13,7 +13,7 @@ use crate::tiles::{Cutter, TILES, normalize_tiles};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -79,13 +79,11 @@ impl Definition for RelativeLocation {
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         let (tile_dim, hidden_dim) = (config.tile_dim, config.hidden_dim);
-        for (name, value, least) in
-            [("jitter", config.jitter, 0), ("tile_dim", tile_dim, 1), ("hidden_dim", hidden_dim, 1)]
-        {
-            if !(least..=1 << 16).contains(&value) {
-                return Err(Error::config(name, format!("expected {least} to {}, got {value}", 1 << 16)));
-            }
-        }
+        check::ranges([
+            ("jitter", config.jitter, (0, 1 << 16)),
+            ("tile_dim", tile_dim, (1, 1 << 16)),
+            ("hidden_dim", hidden_dim, (1, 1 << 16)),
+        ])?;
         config.augment.validate()?;
         let cutter = Cutter { size: config.tile_size, jitter: config.jitter, channel_shift: 0 };
         cutter.cell(config.augment.size as i64)?;

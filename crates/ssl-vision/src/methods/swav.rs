@@ -19,7 +19,7 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::{sinkhorn, swav};
 use ssl_core::nn::{l2_normalize, uniform_fan_in};
 use ssl_core::{Batch, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
-use ssl_core::{check_ranges, no_grad};
+use ssl_core::{check, no_grad};
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
@@ -70,7 +70,7 @@ impl Default for Config {
 impl Config {
     fn validate(&self) -> Result<()> {
         let (sizes, divisors, parts) = ((1., 1e9), (1e-4, 1e4), (0., 1.));
-        check_ranges([
+        check::ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("projection_dim", self.projection_dim as f64, sizes),
             ("prototypes", self.prototypes as f64, sizes),

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{TiCoTerms, tico};
 use ssl_core::schedule::End;
-use ssl_core::{Ema, Error, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step};
-use ssl_core::{Views, check_ranges, no_grad};
+use ssl_core::{Ema, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step};
+use ssl_core::{Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -61,7 +61,7 @@ impl Default for Config {
 impl Config {
     fn validate(&self) -> Result<()> {
         let (sizes, parts) = ((1., 1e9), (0., 1.));
-        check_ranges([
+        check::ranges([
             ("hidden_dim", self.hidden_dim as f64, sizes),
             ("projection_dim", self.projection_dim as f64, sizes),
             ("beta", self.beta, parts),
@@ -117,10 +117,8 @@ impl Definition for TiCo {
 
 impl TiCo {
     /// What the network makes of the first view, and the slow copy, without gradients, of the second; in float32.
-    fn project(&self, Views(views): &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let [a, b] = views.as_slice() else {
-            return Err(Error::config("views", format!("TiCo takes two, got {}", views.len())));
-        };
+    fn project(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [a, b] = batch.exactly("TiCo")?;
         let (student, teacher) = (self.student.project(a, mode)?, no_grad(|| self.teacher.project(b, mode))?);
         Ok((student.f_to_kind(Kind::Float)?, teacher.f_to_kind(Kind::Float)?))
     }

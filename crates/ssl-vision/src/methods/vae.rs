@@ -12,7 +12,7 @@ use crate::pretext::{fixed_noise, only, shown, square, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, Module};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Precision, Result, Step, Views, no_grad};
+use ssl_core::{Batch, Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use std::f64::consts::SQRT_2;
 use std::rc::Rc;
 use tch::nn::VarStore;
@@ -71,12 +71,8 @@ impl Definition for Vae {
     type Config = Config;
 
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
-        if !(1..=1 << 16).contains(&config.latent_dim) {
-            return Err(Error::config("latent_dim", format!("expected 1 to {}, got {}", 1 << 16, config.latent_dim)));
-        }
-        if !(config.deviation > 0. && config.deviation.is_finite()) {
-            return Err(Error::config("deviation", format!("expected a number above 0, got {}", config.deviation)));
-        }
+        check::ranges([("latent_dim", config.latent_dim, (1, 1 << 16))])?;
+        check::positive("deviation", config.deviation)?;
         config.augment.validate()?;
         let vars = VarStore::new(encoders.device());
         let (encoder, p) = (encoders.student(&vars)?, vars.root());

@@ -3,7 +3,7 @@ use crate::augment::Augment;
 use crate::methods::dino;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::{Result, Step, check_ranges};
+use ssl_core::{Result, Step, check};
 
 /// How the teacher's outputs are kept from becoming one and the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -89,7 +89,7 @@ impl Config {
     pub(super) fn validate(&self) -> Result<()> {
         let (temperatures, parts, weights) = ((1e-4, 1e4), (0., 1.), (0., 1e9));
         let [least, most] = self.mask_ratio;
-        check_ranges([
+        check::ranges([
             ("class_weight", self.class_weight, weights),
             ("patch_weight", self.patch_weight, weights),
             ("koleo_weight", self.koleo_weight, weights),
