@@ -1,14 +1,10 @@
-//! Large and small crops of an image, and networks that see all of them.
+//! Large and small crops of an image.
 //!
 //! Source: Caron et al., 2020 (SwAV), section 3.2 (multi-crop): <https://arxiv.org/abs/2006.09882>.
 use crate::augment::Augment;
-use crate::backbones::{Backbone, Encoder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::nn::{Module, Projector, l2_normalize};
-use ssl_core::{Batch, Error, Mode, Result, Views};
-use std::rc::Rc;
-use tch::nn::Path;
+use ssl_core::{Batch, Error, Result, Views};
 use tch::{Kind, Tensor};
 
 /// The crops that an image gives: the large ones first.
@@ -66,44 +62,6 @@ impl Crops {
             i => format!("small {}", i + 1 - self.large_crops),
         };
         crops.iter().zip(0..).map(|(crop, i)| (name(i), crop.shallow_clone())).collect()
-    }
-}
-
-/// An encoder and a projector that is thrown away after training.
-#[derive(Debug)]
-pub(crate) struct Projected {
-    pub(crate) encoder: Rc<Encoder>,
-    projector: Projector,
-}
-
-impl Projected {
-    /// A projector without biases under `p`, of the given hidden and output widths.
-    pub(crate) fn new(encoder: Rc<Encoder>, p: &Path, widths: &[i64]) -> Result<Self> {
-        let projector = Projector::new(p, &[&[encoder.dim()], widths].concat())?;
-        Ok(Projected { encoder, projector })
-    }
-
-    /// The same with biases in all layers of the projector.
-    pub(crate) fn with_biases(encoder: Rc<Encoder>, p: &Path, widths: &[i64]) -> Result<Self> {
-        let projector = Projector::with_biases(p, &[&[encoder.dim()], widths].concat())?;
-        Ok(Projected { encoder, projector })
-    }
-
-    /// Projections `[B, D]` of one view.
-    pub(crate) fn project(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.projector.forward(&self.encoder.forward(x, mode)?, mode)
-    }
-
-    /// Projections `[B, D]` of each crop, in float32. Crops of one size pass the encoder together, all pass the projector
-    /// together, so that batch statistics are shared.
-    pub(crate) fn project_crops(&self, crops: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
-        let features = by_size(crops, |x| self.encoder.forward(x, mode))?;
-        split_like(&self.projector.forward(&features, mode)?, crops)
-    }
-
-    /// [`Projected::project_crops`], scaled to unit length.
-    pub(crate) fn unit_crops(&self, crops: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
-        self.project_crops(crops, mode)?.iter().map(l2_normalize).collect()
     }
 }
 

@@ -13,6 +13,7 @@ mod masked;
 pub mod methods;
 mod picture;
 mod pretext;
+mod projected;
 pub mod readers;
 mod recipe;
 mod siamese;

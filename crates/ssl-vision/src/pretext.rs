@@ -6,7 +6,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 /// The stream of random numbers for held-out images.
 const FIXED: u64 = 21;
 /// Images to look at, at most.
-pub(crate) const SHOWN: i64 = 12;
+const SHOWN: i64 = 12;
 
 /// The view of a batch of `method`, of which there may be no more than one.
 pub(crate) fn only<'a>(batch: &'a Views, method: &str) -> Result<&'a Tensor> {

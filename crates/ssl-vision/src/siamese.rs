@@ -1,9 +1,10 @@
 //! Networks of methods that compare two views of an image.
 //!
 //! Source: Chen & He, 2021, who name what such methods have in common: <https://arxiv.org/abs/2011.10566>.
-use crate::backbones::{Backbone, Encoder, Encoders};
+use crate::backbones::{Encoder, Encoders};
+use crate::projected::Projected;
 use ssl_core::nn::{Module, Projector};
-use ssl_core::{Ema, Mode, Result, Statistics, no_grad};
+use ssl_core::{Ema, Mode, Precision, Result, Statistics, no_grad};
 use std::rc::Rc;
 use tch::nn::{Path, VarStore};
 use tch::{Kind, Tensor};
@@ -11,23 +12,8 @@ use tch::{Kind, Tensor};
 /// Makes a head under a path for inputs of the given width.
 type MakeHead<'a> = &'a dyn Fn(&Path, i64) -> Result<Projector>;
 
-/// An encoder and a projector.
-#[derive(Debug)]
-pub(crate) struct Projected {
-    pub(crate) encoder: Rc<Encoder>,
-    projector: Projector,
-}
-
-impl Projected {
-    fn new(encoder: Rc<Encoder>, vars: &VarStore, projector: MakeHead) -> Result<Self> {
-        let projector = projector(&(vars.root() / "projector"), encoder.dim())?;
-        Ok(Projected { encoder, projector })
-    }
-
-    /// Projections, in float32. `[B, D]`.
-    pub(crate) fn project(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        Ok(self.projector.forward(&self.encoder.forward(x, mode)?, mode)?.f_to_kind(Kind::Float)?)
-    }
+fn projected(encoder: Rc<Encoder>, vars: &VarStore, projector: MakeHead) -> Result<Projected> {
+    Projected::new(encoder, |width| projector(&(vars.root() / "projector"), width))
 }
 
 /// What trains: an encoder, a projector, and a predictor of other projections from one.
@@ -47,7 +33,7 @@ impl Online {
         predictor: MakeHead,
     ) -> Result<Self> {
         let vars = VarStore::new(encoders.device());
-        let network = Projected::new(encoders.student(&vars)?, &vars, projector)?;
+        let network = projected(encoders.student(&vars)?, &vars, projector)?;
         let predictor = predictor(&(vars.root() / "predictor"), dim)?;
         Ok(Online { vars, network, predictor })
     }
@@ -73,7 +59,7 @@ impl OnlineTarget {
     /// Networks of which the target starts as a copy; `projector` makes both projectors.
     pub(crate) fn new(encoders: &Encoders, online: Online, projector: MakeHead) -> Result<Self> {
         let mut teacher = VarStore::new(encoders.device());
-        let target = Projected::new(Rc::new(encoders.teacher(&teacher)?), &teacher, projector)?;
+        let target = projected(Rc::new(encoders.teacher(&teacher)?), &teacher, projector)?;
         let ema = Ema::new(&online.vars, &mut teacher, Statistics::Own)?;
         Ok(OnlineTarget { online, teacher, target, ema })
     }
@@ -82,6 +68,20 @@ impl OnlineTarget {
     pub(crate) fn pass(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
         let (_, prediction) = self.online.pass(x, mode)?;
         Ok((prediction, no_grad(|| self.target.project(x, mode))?))
+    }
+
+    /// The sum of a loss of predictions and targets over both directions, in float32; predictions from the first view and
+    /// targets of the second.
+    pub(crate) fn both_ways(
+        &self,
+        [a, b]: &[Tensor; 2],
+        mode: Mode,
+        loss: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let ((from_a, of_a), (from_b, of_b)) = (self.pass(a, mode)?, self.pass(b, mode)?);
+        let sum =
+            Precision::Fp32.scope(a.device(), || Ok(loss(&from_a, &of_b)?.f_add(&loss(&from_b, &of_a)?)?))?;
+        Ok((sum, from_a, of_b))
     }
 
     /// Lets the target follow, keeping so much of itself.

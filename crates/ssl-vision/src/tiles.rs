@@ -97,7 +97,7 @@ pub(crate) fn normalize_tiles(tiles: &Tensor) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::collections::HashSet;
     use tch::Device;
@@ -106,7 +106,8 @@ mod tests {
         Cutter { size, jitter, channel_shift }
     }
 
-    fn pixels(n: i64, side: i64) -> Tensor {
+    /// Images of two channels, no two tiles of which are alike.
+    pub(crate) fn pixels(n: i64, side: i64) -> Tensor {
         let x = Tensor::arange(n * 2 * side * side, (Kind::Float, Device::Cpu)).view([n, 2, side, side]);
         (&x * 0.37).sin() + (x * 0.011).cos()
     }

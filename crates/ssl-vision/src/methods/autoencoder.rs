@@ -149,6 +149,7 @@ impl VisionMethod for Autoencoder {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::value;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -160,10 +161,6 @@ mod tests {
 
     fn pixels(n: i64) -> Tensor {
         Tensor::arange(n * 128, (Kind::Float, Device::Cpu)).sin().view([n, 2, 8, 8]) + 2.
-    }
-
-    fn value(x: &Tensor) -> f64 {
-        f64::try_from(x).unwrap()
     }
 
     #[test]

@@ -238,6 +238,7 @@ impl VisionMethod for BiGan {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::value;
     use ssl_core::check_method;
 
     fn build() -> Result<BiGan> {
@@ -249,10 +250,6 @@ mod tests {
 
     fn pixels(n: i64) -> Tensor {
         Tensor::arange(n * 128, (Kind::Float, Device::Cpu)).sin().view([n, 2, 8, 8])
-    }
-
-    fn value(x: &Tensor) -> f64 {
-        f64::try_from(x).unwrap()
     }
 
     #[test]

@@ -20,9 +20,7 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::negative_cosine;
 use ssl_core::nn::Projector;
 use ssl_core::schedule::End;
-use ssl_core::{
-    Method, Metrics, Mode, Output, Precision, Result, Schedule, Step, Views, check, no_grad,
-};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Schedule, Step, Views, check, no_grad};
 use tch::Tensor;
 use tch::nn::{Path, VarStore};
 
@@ -96,12 +94,7 @@ impl Definition for Byol {
 impl Byol {
     /// The loss, the predictions from the first view, and the targets from the second.
     fn regress(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor, Tensor)> {
-        let [a, b] = batch.exactly("BYOL")?;
-        let ((from_a, of_a), (from_b, of_b)) = (self.networks.pass(a, mode)?, self.networks.pass(b, mode)?);
-        let loss = Precision::Fp32.scope(a.device(), || {
-            Ok(squared_distance(&from_a, &of_b)?.f_add(&squared_distance(&from_b, &of_a)?)?)
-        })?;
-        Ok((loss, from_a, of_b))
+        self.networks.both_ways(batch.exactly("BYOL")?, mode, squared_distance)
     }
 }
 
@@ -160,8 +153,9 @@ impl VisionMethod for Byol {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::{rows, views};
     use ssl_core::{check_method, named_tensors};
-    use tch::{Device, Kind};
+    use tch::Device;
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
     const AT: Step = Step { index: 0, total: 10 };
@@ -172,16 +166,6 @@ mod tests {
 
     fn build(config: Config) -> Result<Byol> {
         Byol::new(config, &Encoders::new(BACKBONE, Device::Cpu))
-    }
-
-    fn views(n: i64) -> Views {
-        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step).sin();
-        let (x, noise) = (at(0.37), at(1.93));
-        Views([0.3, -0.3].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
-    }
-
-    fn rows(x: &Tensor) -> Vec<Vec<f64>> {
-        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
     }
 
     #[test]

@@ -270,6 +270,7 @@ impl VisionMethod for Colorization {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::value;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -287,10 +288,6 @@ mod tests {
         let rgb = (Tensor::arange(n * 768, (Kind::Float, Device::Cpu)) * 0.3).sin().view([n, 3, 16, 16]) * 0.4 + 0.5;
         let of = |x: [f32; 3]| Tensor::from_slice(&x).view([1, 3, 1, 1]);
         (rgb - of([0.485, 0.456, 0.406])) / of([0.229, 0.224, 0.225])
-    }
-
-    fn value(x: &Tensor) -> f64 {
-        f64::try_from(x).unwrap()
     }
 
     #[test]

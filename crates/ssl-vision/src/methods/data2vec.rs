@@ -10,12 +10,12 @@ use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
 use crate::masked::{Chance, Filler, Grid, Mask};
 use crate::masked::{check_momentum, check_ratio, deviation, smooth_l1, standardized, teacher_metrics};
-use crate::pretext::{SHOWN, only};
+use crate::pretext::{only, shown};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};
 use ssl_core::{
-    Batch, Ema, Error, Method, Metrics, Mode, Output, Result, Schedule, Statistics, Step, Views, check, no_grad,
+    Ema, Error, Method, Metrics, Mode, Output, Result, Schedule, Statistics, Step, Views, check, no_grad,
 };
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -162,7 +162,7 @@ impl Method for Data2Vec {
     }
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
-        let x = only(batch, "data2vec")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
+        let x = shown(only(batch, "data2vec")?)?;
         let masked = self.grid.blank(&x, &self.mask(&x, Chance::Fixed)?.index)?;
         Ok(vec![("image".into(), x), ("masked".into(), masked)])
     }

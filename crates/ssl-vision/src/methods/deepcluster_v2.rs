@@ -16,10 +16,12 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::crops::{Crops, Projected};
+use crate::crops::Crops;
+use crate::projected::Projected;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
+use ssl_core::nn::Projector;
 use ssl_core::{Batch, Clusters, Ema, Error, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
 use ssl_core::{Statistics, check, no_grad};
 use std::rc::Rc;
@@ -126,7 +128,8 @@ impl Definition for DeepClusterV2 {
         let [vars, memory, mut copy_vars] = [(); 3].map(|()| VarStore::new(encoders.device()));
         let dim = config.projection_dim;
         let network = |encoder, vars: &VarStore| {
-            Projected::with_biases(encoder, &(vars.root() / "projection_head"), &[config.hidden_dim, dim])
+            let head = vars.root() / "projection_head";
+            Projected::new(encoder, |width| Projector::with_biases(&head, &[width, config.hidden_dim, dim]))
         };
         let copy = network(Rc::new(encoders.teacher(&copy_vars)?), &copy_vars)?;
         let network = network(encoders.student(&vars)?, &vars)?;

@@ -9,7 +9,7 @@ use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
 use crate::masked::{Blocks, Chance, Decoder, DecoderConfig, DecoderNames, Grid, Regions};
 use crate::masked::{check_momentum, deviation, patches_of, smooth_l1, standardized, teacher_metrics};
-use crate::pretext::{SHOWN, only};
+use crate::pretext::{only, shown};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::trunc_normal;
@@ -193,7 +193,7 @@ impl Method for IJepa {
     }
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
-        let x = only(batch, "I-JEPA")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
+        let x = shown(only(batch, "I-JEPA")?)?;
         let regions = self.regions(&x, Chance::Fixed)?;
         let context = self.grid.kept(&x, &regions.context_index)?;
         let targets = self.grid.kept(&x, &regions.target_index)?;

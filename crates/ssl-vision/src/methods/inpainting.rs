@@ -270,6 +270,7 @@ impl VisionMethod for Inpainting {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::value;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -286,10 +287,6 @@ mod tests {
 
     fn pixels(n: i64) -> Tensor {
         Tensor::arange(n * 512, (Kind::Float, Device::Cpu)).sin().view([n, 2, 16, 16]) + 2.
-    }
-
-    fn value(x: &Tensor) -> f64 {
-        f64::try_from(x).unwrap()
     }
 
     fn fixed_mask(method: &Inpainting, x: &Tensor) -> Tensor {

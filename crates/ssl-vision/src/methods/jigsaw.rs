@@ -263,6 +263,7 @@ impl VisionMethod for Jigsaw {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::tiles::tests::pixels;
     use ssl_core::check_method;
     use std::collections::HashSet;
     use tch::Device;
@@ -276,11 +277,6 @@ mod tests {
     fn build(config: Config) -> Result<Jigsaw> {
         let backbone = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 2 };
         Jigsaw::new(config, &Encoders::new(backbone, Device::Cpu))
-    }
-
-    fn pixels(n: i64, side: i64) -> Tensor {
-        let x = Tensor::arange(n * 2 * side * side, (Kind::Float, Device::Cpu)).view([n, 2, side, side]);
-        (&x * 0.37).sin() + (x * 0.011).cos()
     }
 
     #[test]

@@ -9,11 +9,13 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::crops::{Crops, Projected};
+use crate::crops::Crops;
+use crate::projected::Projected;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{SigReg, sigreg};
+use ssl_core::nn::Projector;
 use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -101,8 +103,10 @@ impl Definition for LeJepa {
         let (vars, fixed) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
         let encoder = encoders.student(&vars)?;
         let (hidden, size) = (config.hidden_dim, [config.projection_dim, config.slices]);
-        let widths = [hidden, hidden, config.projection_dim];
-        let network = Projected::with_biases(encoder, &(vars.root() / "projector"), &widths)?;
+        let network = Projected::new(encoder, |width| {
+            let widths = [width, hidden, hidden, config.projection_dim];
+            Projector::with_biases(&(vars.root() / "projector"), &widths)
+        })?;
         let mut directions = fixed.root().f_zeros_no_train("directions", &size)?;
         directions.f_copy_(&draw(size, encoders.device())?)?;
         Ok(LeJepa { network, directions, vars, fixed, config })

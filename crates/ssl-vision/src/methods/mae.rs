@@ -9,7 +9,7 @@ use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders, PROBE_FEATURES, probe_features};
 use crate::masked::{Chance, Decoder, DecoderConfig, DecoderNames, Grid, check_ratio};
-use crate::pretext::{SHOWN, only, squared_error};
+use crate::pretext::{only, shown, squared_error};
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -171,8 +171,8 @@ impl Method for Mae {
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         no_grad(|| {
-            let x = only(batch, "MAE")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
-            let order = fixed_order(batch.len().min(SHOWN), self.grid.patches(), x.device())?;
+            let x = shown(only(batch, "MAE")?)?;
+            let order = fixed_order(x.len(), self.grid.patches(), x.device())?;
             let (prediction, target) = self.predict(&x, &order, Mode::Eval)?;
             let hidden = self.hidden(&order)?;
             // As in the official demonstration, each patch has its own mean and deviation, which are not predicted.

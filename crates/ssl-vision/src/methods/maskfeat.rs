@@ -10,11 +10,11 @@ use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
 use crate::hog::Hog;
 use crate::masked::{Chance, Filler, Grid, Mask, check_ratio};
-use crate::pretext::{SHOWN, only, squared_error};
+use crate::pretext::{only, shown, squared_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::{Linear, trunc_normal};
-use ssl_core::{Batch, Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
+use ssl_core::{Error, Method, Metrics, Mode, Output, Result, Step, Views, check, no_grad};
 use tch::Tensor;
 use tch::nn::VarStore;
 
@@ -130,7 +130,7 @@ impl Method for MaskFeat {
     /// The hidden patches' histograms are drawn as lines along the edges that they tell of.
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         no_grad(|| {
-            let x = only(batch, "MaskFeat")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
+            let x = shown(only(batch, "MaskFeat")?)?;
             let mask = self.mask(&x, Chance::Fixed)?;
             let [prediction, target] = self.predict(&x, &mask, Mode::Eval)?;
             let drawn = |histograms: &Tensor| -> Result<Vec<(String, Tensor)>> {

@@ -234,6 +234,7 @@ impl VisionMethod for MoCoV2 {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::rows;
     use ssl_core::{check_method, named_tensors};
     use tch::Device;
 
@@ -253,10 +254,6 @@ mod tests {
         let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step + seed).sin();
         let (x, noise) = (at(0.37), at(1.93));
         Views([0.2, -0.2].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
-    }
-
-    fn rows(x: &Tensor) -> Vec<Vec<f64>> {
-        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
     }
 
     fn close(x: &Tensor, y: &Tensor) -> bool {

@@ -21,7 +21,7 @@ use ssl_core::eval::retrieval;
 use ssl_core::loss::info_nce_in_batch;
 use ssl_core::nn::{BatchNorm, Projector};
 use ssl_core::schedule::End;
-use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Schedule, Step, Views, check, no_grad};
+use ssl_core::{Method, Metrics, Mode, Output, Result, Schedule, Step, Views, check, no_grad};
 use tch::Tensor;
 use tch::nn::{Path, VarStore};
 
@@ -120,16 +120,11 @@ fn freeze_patches(vars: &VarStore) -> Result<()> {
 impl MoCoV3 {
     /// The loss, predictions from the first view, and targets of the second.
     fn contrast(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor, Tensor)> {
-        let [a, b] = batch.exactly("MoCo v3")?;
-        let ((from_a, of_a), (from_b, of_b)) = (self.networks.pass(a, mode)?, self.networks.pass(b, mode)?);
         let temperature = self.config.temperature;
-        let loss = Precision::Fp32.scope(a.device(), || {
-            let first = info_nce_in_batch(&from_a, &of_b, temperature)?;
-            let both = first.f_add(&info_nce_in_batch(&from_b, &of_a, temperature)?)?;
-            // Keeps the size of the gradient whatever the temperature.
-            Ok(both.f_mul_scalar(2. * temperature)?)
-        })?;
-        Ok((loss, from_a, of_b))
+        let contrast = |prediction: &Tensor, target: &Tensor| info_nce_in_batch(prediction, target, temperature);
+        let (both, from_a, of_b) = self.networks.both_ways(batch.exactly("MoCo v3")?, mode, contrast)?;
+        // Keeps the size of the gradient whatever the temperature.
+        Ok((both.f_mul_scalar(2. * temperature)?, from_a, of_b))
     }
 }
 
@@ -175,8 +170,9 @@ impl VisionMethod for MoCoV3 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::methods::tests::{rows, views};
     use ssl_core::{check_method, named_tensors};
-    use tch::{Device, Kind};
+    use tch::Device;
 
     const AT: Step = Step { index: 0, total: 10 };
     const RESNET: &str = r#"{"arch": "resnet10_w4", "stem": "cifar", "channels": 1}"#;
@@ -190,16 +186,6 @@ mod tests {
     fn build(config: Config, encoder: &str) -> Result<MoCoV3> {
         let encoder: EncoderConfig = serde_json::from_str(encoder).unwrap();
         MoCoV3::new(config, &Encoders::new(encoder, Device::Cpu))
-    }
-
-    fn views(n: i64) -> Views {
-        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step).sin();
-        let (x, noise) = (at(0.37), at(1.93));
-        Views([0.3, -0.3].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
-    }
-
-    fn rows(x: &Tensor) -> Vec<Vec<f64>> {
-        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
     }
 
     #[test]

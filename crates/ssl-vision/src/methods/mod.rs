@@ -114,13 +114,30 @@ pub fn find(name: &str) -> Result<&'static Entry> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::backbones::EncoderConfig;
     use serde_json::json;
     use ssl_core::eval::{Finetune, FinetuneOptions, Labelled, Layer};
     use ssl_core::{Loader, Precision};
     use tch::{Device, Kind};
+
+    /// Two views of images of 8 x 8 pixels in one channel.
+    pub(crate) fn views(n: i64) -> Views {
+        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step).sin();
+        let (x, noise) = (at(0.37), at(1.93));
+        Views([0.3, -0.3].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
+    }
+
+    /// The rows of a matrix.
+    pub(crate) fn rows(x: &Tensor) -> Vec<Vec<f64>> {
+        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
+    }
+
+    /// The one number of a tensor.
+    pub(crate) fn value(x: &Tensor) -> f64 {
+        f64::try_from(x).unwrap()
+    }
 
     #[test]
     fn every_recipe_builds_its_method() {

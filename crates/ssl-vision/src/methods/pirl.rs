@@ -268,6 +268,7 @@ impl VisionMethod for Pirl {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::rows;
     use ssl_core::{check_method, named_tensors};
     use tch::Device;
 
@@ -293,10 +294,6 @@ mod tests {
             ((&own * 1.7 + &at * 20.).sin() + part * (own + at * 90.).cos()).view([n, 1, side, side])
         };
         Views(vec![of(0.2, 8), of(-0.2, 8), of(0.1, 12)])
-    }
-
-    fn rows(x: &Tensor) -> Vec<Vec<f64>> {
-        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
     }
 
     #[test]

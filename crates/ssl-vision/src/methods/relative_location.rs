@@ -212,6 +212,7 @@ impl VisionMethod for RelativeLocation {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::tiles::tests::pixels;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -224,11 +225,6 @@ mod tests {
     fn build(config: Config) -> Result<RelativeLocation> {
         let backbone = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 2 };
         RelativeLocation::new(config, &Encoders::new(backbone, Device::Cpu))
-    }
-
-    fn pixels(n: i64, side: i64) -> Tensor {
-        let x = Tensor::arange(n * 2 * side * side, (Kind::Float, Device::Cpu)).view([n, 2, side, side]);
-        (&x * 0.37).sin() + (x * 0.011).cos()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
 use crate::masked::{Chance, Filler, Grid, Mask, check_ratio, scattered};
-use crate::pretext::{SHOWN, only};
+use crate::pretext::{only, shown};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::nn::Linear;
@@ -122,7 +122,7 @@ impl Method for SimMim {
 
     fn look(&self, batch: &Views) -> Result<Vec<(String, Tensor)>> {
         no_grad(|| {
-            let x = only(batch, "SimMIM")?.f_narrow(0, 0, batch.len().min(SHOWN))?;
+            let x = shown(only(batch, "SimMIM")?)?;
             let mask = self.mask(&x, Chance::Fixed)?;
             let [prediction, _] = self.predict(&x, &mask, Mode::Eval)?;
             self.grid.pictures(x, &mask.index, &prediction)

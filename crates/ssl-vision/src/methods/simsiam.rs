@@ -162,6 +162,7 @@ impl VisionMethod for SimSiam {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::{rows, views};
     use ssl_core::check_method;
     use tch::Device;
 
@@ -174,16 +175,6 @@ mod tests {
 
     fn build(config: Config) -> Result<SimSiam> {
         SimSiam::new(config, &Encoders::new(BACKBONE, Device::Cpu))
-    }
-
-    fn views(n: i64) -> Views {
-        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step).sin();
-        let (x, noise) = (at(0.37), at(1.93));
-        Views([0.3, -0.3].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
-    }
-
-    fn rows(x: &Tensor) -> Vec<Vec<f64>> {
-        (0..x.size()[0]).map(|i| Vec::try_from(x.get(i).to_kind(Kind::Double)).unwrap()).collect()
     }
 
     #[test]

@@ -12,12 +12,13 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::crops::{Crops, Projected};
+use crate::crops::Crops;
+use crate::projected::Projected;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{sinkhorn, swav};
-use ssl_core::nn::{l2_normalize, uniform_fan_in};
+use ssl_core::nn::{Projector, l2_normalize, uniform_fan_in};
 use ssl_core::{Batch, Method, Metrics, Mode, Output, Precision, Queue, Result, Step, Views};
 use ssl_core::{check, no_grad};
 use tch::nn::VarStore;
@@ -120,7 +121,7 @@ impl Definition for Swav {
         let (vars, memory) = (VarStore::new(encoders.device()), VarStore::new(encoders.device()));
         let (root, dim) = (vars.root(), config.projection_dim);
         let (encoder, head) = (encoders.student(&vars)?, &root / "projection_head");
-        let network = Projected::with_biases(encoder, &head, &[config.hidden_dim, dim])?;
+        let network = Projected::new(encoder, |width| Projector::with_biases(&head, &[width, config.hidden_dim, dim]))?;
         let shape = [config.prototypes, dim];
         let prototypes = (&root / "prototypes").f_var("weight", &shape, uniform_fan_in(dim))?;
         let queue = |crop| Queue::new(&memory.root(), &format!("queue{crop}"), config.queue_size, dim);

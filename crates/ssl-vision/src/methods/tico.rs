@@ -11,17 +11,18 @@
 use super::{Definition, Info, VisionMethod};
 use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoders};
-use crate::crops::Projected;
+use crate::projected::Projected;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::retrieval;
 use ssl_core::loss::{TiCoTerms, tico};
+use ssl_core::nn::Projector;
 use ssl_core::schedule::End;
 use ssl_core::{Ema, Method, Metrics, Mode, Output, Precision, Result, Schedule, Statistics, Step};
 use ssl_core::{Views, check, no_grad};
 use std::rc::Rc;
 use tch::nn::VarStore;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// TiCo's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,8 +105,10 @@ impl Definition for TiCo {
     fn new(config: Config, encoders: &Encoders) -> Result<Self> {
         config.validate()?;
         let [student_vars, mut teacher_vars, memory] = [(); 3].map(|()| VarStore::new(encoders.device()));
-        let widths = [config.hidden_dim, config.projection_dim];
-        let network = |encoder, vars: &VarStore| Projected::new(encoder, &(vars.root() / "projector"), &widths);
+        let network = |encoder, vars: &VarStore| {
+            let (head, Config { hidden_dim, projection_dim, .. }) = (vars.root() / "projector", &config);
+            Projected::new(encoder, |width| Projector::new(&head, &[width, *hidden_dim, *projection_dim]))
+        };
         let student = network(encoders.student(&student_vars)?, &student_vars)?;
         let teacher = network(Rc::new(encoders.teacher(&teacher_vars)?), &teacher_vars)?;
         let ema = Ema::new(&student_vars, &mut teacher_vars, Statistics::Own)?;
@@ -119,8 +122,7 @@ impl TiCo {
     /// What the network makes of the first view, and the slow copy, without gradients, of the second; in float32.
     fn project(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor)> {
         let [a, b] = batch.exactly("TiCo")?;
-        let (student, teacher) = (self.student.project(a, mode)?, no_grad(|| self.teacher.project(b, mode))?);
-        Ok((student.f_to_kind(Kind::Float)?, teacher.f_to_kind(Kind::Float)?))
+        Ok((self.student.project(a, mode)?, no_grad(|| self.teacher.project(b, mode))?))
     }
 
     fn terms(&self, a: &Tensor, b: &Tensor) -> Result<TiCoTerms> {
@@ -188,7 +190,7 @@ mod tests {
     use crate::backbones::{Arch, ResNetConfig, Stem};
     use crate::crops::tests::batch;
     use ssl_core::{check_method, named_tensors};
-    use tch::Device;
+    use tch::{Device, Kind};
 
     const BACKBONE: ResNetConfig = ResNetConfig { arch: Arch::Small(4), stem: Stem::Cifar, channels: 1 };
     const AT: Step = Step { index: 0, total: 10 };

@@ -142,6 +142,7 @@ impl VisionMethod for VicReg {
 mod tests {
     use super::*;
     use crate::backbones::{Arch, ResNetConfig, Stem};
+    use crate::methods::tests::views;
     use ssl_core::check_method;
     use tch::Device;
 
@@ -156,12 +157,6 @@ mod tests {
     }
 
     /// Two views of `n` images.
-    fn views(n: i64) -> Views {
-        let at = |step: f64| (Tensor::arange(n * 64, (Kind::Float, Device::Cpu)) * step).sin();
-        let (x, noise) = (at(0.37), at(1.93));
-        Views([0.3, -0.3].map(|part: f64| (&x + part * &noise).view([n, 1, 8, 8])).into())
-    }
-
     /// Columns of a matrix.
     fn columns(x: &Tensor) -> Vec<Vec<f64>> {
         let x = x.detach().to_kind(Kind::Double);
