@@ -1,6 +1,6 @@
 //! Everything needed to run a run again.
 use crate::{CommonFlags, Machine};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ssl_core::{Precision, TrainConfig, optim::OptimizerConfig};
@@ -47,6 +47,17 @@ impl RunConfig {
             std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         serde_json::from_str(&text)
             .with_context(|| format!("{}: expected the config.json of a run", path.display()))
+    }
+
+    /// The settings of a finished run of `modality`, which lies in `dir`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::read`], and when it is of another modality.
+    pub fn of_run(dir: &Path, modality: &str) -> Result<Self> {
+        let config = RunConfig::read(&dir.join("config.json"))?;
+        let (run, found) = (dir.display(), &config.modality);
+        ensure!(found == modality, "{run}: expected a run of {modality}, got one of {found}");
+        Ok(config)
     }
 
     /// The machine and the flags that belong to no recipe, applied.

@@ -2,7 +2,9 @@
 use crate::RunConfig;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use ssl_core::checkpoint::{CheckpointDir, remove_partials, write_atomically};
+use ssl_core::checkpoint::{self, CheckpointDir, remove_partials, write_atomically};
+use ssl_core::optim::OptimizerConfig;
+use ssl_core::{Method, named_tensors};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -68,6 +70,19 @@ impl RunDir {
     /// The checkpoints of the run in a directory.
     pub fn checkpoints_of(run: &Path, keep: usize) -> CheckpointDir {
         CheckpointDir::new(run.join(CHECKPOINTS), keep)
+    }
+
+    /// Loads the last checkpoint of the run in a directory into the method, which was trained by such an optimizer.
+    ///
+    /// # Errors
+    /// When there is none, or it is another method's.
+    pub fn load_last<M: Method + ?Sized>(run: &Path, method: &M, optimizer: &OptimizerConfig) -> Result<()> {
+        let Some(last) = RunDir::checkpoints_of(run, 1).latest()? else {
+            bail!("{}: no checkpoint in it yet", run.display());
+        };
+        let optimizer = optimizer.build(named_tensors(method))?;
+        checkpoint::load(&last.path, method, optimizer.as_ref())?;
+        Ok(())
     }
 
     /// Its configuration.

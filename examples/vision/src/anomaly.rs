@@ -7,12 +7,11 @@
 //! left out alone: a network that has seen them all has one error for an image, whichever class is asked for, and the
 //! mean over equally large classes would be one half whatever the method.
 use crate::data::{CleanImages, Images, class_of};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use ssl_core::eval::{auroc, neighbour_distance};
 use ssl_core::nn::l2_normalize;
-use ssl_core::{checkpoint, named_tensors};
 use ssl_examples::{Examples, Machine, RunConfig, RunDir, calibrate, embed, locate_data, print, set_threads};
 use ssl_vision::Recipe;
 use ssl_vision::methods::{VisionMethod, find};
@@ -125,8 +124,8 @@ struct Loaded {
     method_name: String,
     recipe: Recipe,
     images: Images,
-    /// Those that the run could see.
-    seen: Images,
+    /// Those that the run could see, where it left a class out.
+    seen: Option<Images>,
     data: String,
     seed: u64,
     machine: Machine,
@@ -134,27 +133,18 @@ struct Loaded {
 
 impl Loaded {
     fn open(dir: &Path, matches: &ArgMatches) -> Result<Self> {
-        let config = RunConfig::read(&dir.join("config.json"))?;
-        ensure!(
-            config.modality == "vision",
-            "{}: expected a run of vision, got one of {}",
-            dir.display(),
-            config.modality
-        );
+        let config = RunConfig::of_run(dir, "vision")?;
         let recipe: Recipe = serde_json::from_value(config.recipe).context("recipe")?;
         let method = find(&config.method)?.build(&recipe.method, &recipe.encoders(Device::Cpu))?;
-        let optimizer = recipe.train.optimizer.build(named_tensors(method.as_ref()))?;
-        let Some(latest) = RunDir::checkpoints_of(dir, 1).latest()? else {
-            bail!("{}: no checkpoint in it yet", dir.display());
-        };
-        checkpoint::load(&latest.path, method.as_ref(), optimizer.as_ref())?;
+        RunDir::load_last(dir, method.as_ref(), &recipe.train.optimizer)?;
         set_threads(config.threads);
         let machine = Machine { device: Device::Cpu, precision: config.precision, threads: config.threads };
         let data = matches.get_one::<String>("data").cloned().unwrap_or(config.data);
         let (_, path) = locate_data(&data)?;
         let limit = (matches.get_one::<usize>("limit").copied().or(config.limit), config.seed);
         let open = |left_out| Images::open(&path, left_out, limit, 0.01);
-        let (images, seen) = (open(None)?, open(recipe.left_out.as_deref())?);
+        let seen = recipe.left_out.as_deref().map(|class| open(Some(class))).transpose()?;
+        let images = open(None)?;
         Ok(Loaded {
             method,
             method_name: config.method,
@@ -191,7 +181,8 @@ impl Scene {
             Some(_) => errors(method.as_ref(), &test, machine)?,
             None => None,
         };
-        calibrate(method.as_ref(), &loaded.seen.train_examples(&recipe.pixels), machine, loaded.seed)?;
+        let seen = loaded.seen.as_ref().unwrap_or(images).train_examples(&recipe.pixels);
+        calibrate(method.as_ref(), &seen, machine, loaded.seed)?;
         let embeddings = |set: &CleanImages| -> Result<Tensor> {
             Ok(l2_normalize(&embed(method.as_ref(), set, &all(set), machine)?)?)
         };

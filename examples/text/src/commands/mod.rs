@@ -3,12 +3,12 @@
 mod words;
 
 use crate::data::TOKENIZER;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::json;
-use ssl_core::checkpoint::{self, write_tensors};
+use ssl_core::checkpoint::write_tensors;
 use ssl_core::nn::l2_normalize;
-use ssl_core::{Batch, Flow, named_tensors, no_grad, rng};
+use ssl_core::{Batch, Flow, no_grad, rng};
 use ssl_examples::{RunConfig, RunDir, print};
 use ssl_text::generate::{Sampling, fill, generate};
 use ssl_text::methods::{TextMethod, find};
@@ -160,23 +160,13 @@ pub(crate) struct Loaded {
 }
 
 pub(crate) fn load(dir: &Path) -> Result<Loaded> {
-    let config = RunConfig::read(&dir.join("config.json"))?;
-    ensure!(
-        config.modality == "text",
-        "{}: expected a run of text, got one of {}",
-        dir.display(),
-        config.modality
-    );
+    let config = RunConfig::of_run(dir, "text")?;
     let recipe: Recipe = serde_json::from_value(config.recipe).context("recipe")?;
     let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
     let vocabulary = tokenizer.vocabulary().clone();
     let encoders = Encoders::new(recipe.encoder, vocabulary, recipe.length, Device::Cpu)?;
     let method = find(&config.method)?.build(&recipe.method, &encoders)?;
-    let optimizer = recipe.train.optimizer.build(named_tensors(method.as_ref()))?;
-    let Some(latest) = RunDir::checkpoints_of(dir, 1).latest()? else {
-        bail!("{}: no checkpoint in it yet", dir.display());
-    };
-    checkpoint::load(&latest.path, method.as_ref(), optimizer.as_ref())?;
+    RunDir::load_last(dir, method.as_ref(), &recipe.train.optimizer)?;
     Ok(Loaded { method, tokenizer })
 }
 

@@ -6,12 +6,11 @@ mod nearest;
 mod sheet;
 mod summarize;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use footage::Footage;
-use ssl_core::checkpoint;
 use ssl_core::trainer::seed_torch;
-use ssl_core::{named_tensors, no_grad};
+use ssl_core::{checkpoint, no_grad};
 use ssl_examples::{RunConfig, RunDir};
 use ssl_video::backbones::Encoders;
 use ssl_video::methods::{VideoMethod, find};
@@ -90,21 +89,11 @@ pub(crate) struct Trained {
 
 /// A run's method with the weights of its last checkpoint, and the encoder that it left.
 fn load(dir: &Path) -> Result<Trained> {
-    let config = RunConfig::read(&dir.join("config.json"))?;
-    ensure!(
-        config.modality == "video",
-        "{}: expected a run of video, got one of {}",
-        dir.display(),
-        config.modality
-    );
+    let config = RunConfig::of_run(dir, "video")?;
     let recipe: Recipe = serde_json::from_value(config.recipe).context("recipe")?;
     let encoders = Encoders::new(recipe.encoder, Device::Cpu);
     let method = find(&config.method)?.build(&recipe.method, &encoders)?;
-    let optimizer = recipe.train.optimizer.build(named_tensors(method.as_ref()))?;
-    let Some(latest) = RunDir::checkpoints_of(dir, 1).latest()? else {
-        bail!("{}: no checkpoint in it yet", dir.display());
-    };
-    checkpoint::load(&latest.path, method.as_ref(), optimizer.as_ref())?;
+    RunDir::load_last(dir, method.as_ref(), &recipe.train.optimizer)?;
     // A finished run took the statistics of its encoder anew after the last checkpoint.
     let encoder = dir.join("encoder.safetensors");
     if encoder.is_file() {
