@@ -17,9 +17,9 @@ pub use drop::{DropPath, Dropout};
 pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
 pub use mlp::{Activation, Mlp, gelu};
-pub use norm::BatchNorm;
+pub use norm::{BatchNorm, LayerNorm};
 pub use projector::Projector;
-pub use transformer::{Block, BlockConfig, LayerNorm, Names, NormPlace, TIMM};
+pub use transformer::{Block, BlockConfig, Names, NormPlace, TIMM};
 
 use tch::nn::Path;
 

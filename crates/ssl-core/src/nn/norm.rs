@@ -1,5 +1,8 @@
-//! Batch normalization with a choice of what happens to the running statistics.
+//! Batch normalization with a choice of what happens to the running statistics, and layer normalization.
+//!
+//! Source: Ba et al., 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>.
 use super::{Mode, Module};
+use crate::tensor::at_least_float;
 use crate::{Error, Result, no_grad};
 use tch::Tensor;
 use tch::nn::{Init, Path};
@@ -110,9 +113,39 @@ fn values_per_channel(x: &Tensor) -> Result<i64> {
     }
 }
 
+/// Normalization of each position over its features; weight 1 and bias 0 at the start.
+#[derive(Debug)]
+pub struct LayerNorm {
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) eps: f64,
+}
+
+impl LayerNorm {
+    /// A layer over the last dimension, of size `dim`; `eps` is added to the variance.
+    pub fn new(p: &Path, dim: i64, eps: f64) -> Result<Self> {
+        Ok(LayerNorm { weight: p.f_ones("weight", &[dim])?, bias: p.f_zeros("bias", &[dim])?, eps })
+    }
+
+    /// The same layer, of the same variables.
+    pub fn shallow_clone(&self) -> Self {
+        LayerNorm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), eps: self.eps }
+    }
+}
+
+impl Module for LayerNorm {
+    /// # Shapes
+    /// `x`: `[.., D]`; returns the same, half precision as float32.
+    fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
+        let (x, shape) = (at_least_float(x)?, self.weight.size());
+        Ok(x.f_layer_norm(shape, Some(&self.weight), Some(&self.bias), self.eps, true)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Precision;
     use tch::{Device, Kind, nn::VarStore};
 
     fn mean_of(layer: &BatchNorm) -> f64 {
@@ -164,5 +197,24 @@ mod tests {
         let y = layer.forward(&x, Mode::Eval).unwrap();
         assert!(y.allclose(&x, 1e-4, 1e-4, false));
         assert_eq!(mean_of(&layer), 0.);
+    }
+
+    #[test]
+    fn a_layer_norm_is_the_formula_also_in_half_precision() {
+        let vars = VarStore::new(Device::Cpu);
+        let norm = LayerNorm::new(&vars.root(), 6, 0.5).unwrap();
+        let x = Tensor::randn([4, 3, 6], (Kind::Float, Device::Cpu)) * 2. + 1.;
+        let slow = |x: &Tensor| {
+            let (var, mean) = x.var_mean_dim([-1i64].as_slice(), false, true);
+            (x - mean) / (var + 0.5).sqrt()
+        };
+        let y = norm.forward(&x, Mode::Eval).unwrap();
+        assert!(y.allclose(&slow(&x), 1e-5, 1e-6, false), "weight 1 and bias 0 at the start");
+        let half = x.to_kind(Kind::BFloat16);
+        let run = |x: &Tensor| norm.forward(x, Mode::Eval);
+        for y in [run(&half).unwrap(), Precision::Bf16.scope(Device::Cpu, || run(&half)).unwrap()] {
+            assert_eq!(y.kind(), Kind::Float);
+            assert!(y.allclose(&slow(&half.to_kind(Kind::Float)), 1e-5, 1e-6, false));
+        }
     }
 }

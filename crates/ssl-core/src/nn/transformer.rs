@@ -1,49 +1,16 @@
 //! The block of a transformer and its parts.
 //!
-//! Source: Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>; timm 1.0 `models/vision_transformer.py`; Ba et
-//! al., 2016 (layer normalization): <https://arxiv.org/abs/1607.06450>; Touvron et al., 2021 (layer scale):
-//! <https://arxiv.org/abs/2103.17239>.
+//! Source: Vaswani et al., 2017: <https://arxiv.org/abs/1706.03762>; timm 1.0 `models/vision_transformer.py`;
+//! Touvron et al., 2021 (layer scale): <https://arxiv.org/abs/2103.17239>.
 use super::{
-    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, Mlp, Mode, Module, QkvNames,
-    at, fused,
+    Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, LayerNorm, Mlp, Mode, Module,
+    QkvNames, at, fused,
 };
-use crate::tensor::at_least_float;
-use crate::{Error, Result};
+use crate::{Error, Result, check};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::nn::{Init, Path};
 use tch::{Kind, Tensor};
-
-/// Normalization of each position over its features; weight 1 and bias 0 at the start.
-#[derive(Debug)]
-pub struct LayerNorm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-    pub(super) eps: f64,
-}
-
-impl LayerNorm {
-    /// A layer over the last dimension, of size `dim`; `eps` is added to the variance.
-    pub fn new(p: &Path, dim: i64, eps: f64) -> Result<Self> {
-        Ok(LayerNorm { weight: p.f_ones("weight", &[dim])?, bias: p.f_zeros("bias", &[dim])?, eps })
-    }
-}
-
-impl LayerNorm {
-    /// The same layer, of the same variables.
-    pub fn shallow_clone(&self) -> Self {
-        LayerNorm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), eps: self.eps }
-    }
-}
-
-impl Module for LayerNorm {
-    /// # Shapes
-    /// `x`: `[.., D]`; returns the same, half precision as float32.
-    fn forward(&self, x: &Tensor, _mode: Mode) -> Result<Tensor> {
-        let (x, shape) = (at_least_float(x)?, self.weight.size());
-        Ok(x.f_layer_norm(shape, Some(&self.weight), Some(&self.bias), self.eps, true)?)
-    }
-}
 
 /// Where a block normalizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -157,9 +124,7 @@ impl Block {
     pub fn new(p: &Path, config: &BlockConfig, names: &Names) -> Result<Self> {
         let BlockConfig { dim, heads, hidden, qkv_bias, eps, dropout, attention_dropout, rotary, .. } =
             *config;
-        if hidden < 1 {
-            return Err(Error::config("hidden", format!("expected at least 1, got {hidden}")));
-        }
+        check::at_least(1, [("hidden", hidden)])?;
         let attention = AttentionConfig { dim, heads, qkv_bias, dropout: attention_dropout, rotary };
         let factor = |name: &str, start| {
             let (place, name) = name.rsplit_once('.').map_or((p.clone(), name), |(at_, n)| (at(p, at_), n));
@@ -197,14 +162,15 @@ impl Block {
             None => [None, None],
         };
         let is_fused = self.is_plain(mode) && fused::applies(x)?;
-        let x = match fused::attention(&self.attention, x, mask, mode).filter(|_| is_fused) {
+        let attention = || fused::attention(&self.attention, x, mask, mode);
+        let x = match is_fused.then(attention).flatten() {
             Some(branch) => self.fused_residual(x, norm1, &branch, mode)?,
             None => {
                 let attend = |x: &Tensor| self.attention.forward_masked(x, mask, mode);
                 self.residual(x, norm1, scale1, attend, mode)?
             }
         };
-        match fused::mlp(&self.mlp, mode).filter(|_| is_fused) {
+        match is_fused.then(|| fused::mlp(&self.mlp, mode)).flatten() {
             Some(branch) => self.fused_residual(&x, norm2, &branch, mode),
             None => self.residual(&x, norm2, scale2, |x| self.mlp.forward(x, mode), mode),
         }
@@ -254,9 +220,7 @@ impl Block {
             NormPlace::Post => norm.forward(&sum, mode),
         }
     }
-}
 
-impl Block {
     /// [`Module::forward`] that keeps no activation for the backward pass, which computes them again: memory for time.
     ///
     /// # Shapes
@@ -341,25 +305,6 @@ pub(super) mod tests {
         let mut names: Vec<_> = vars.variables().into_keys().collect();
         names.sort();
         names
-    }
-
-    #[test]
-    fn a_layer_norm_is_the_formula_also_in_half_precision() {
-        let vars = VarStore::new(Device::Cpu);
-        let norm = LayerNorm::new(&vars.root(), 6, 0.5).unwrap();
-        let x = randn(&[4, 3, 6]) * 2. + 1.;
-        let slow = |x: &Tensor| {
-            let (var, mean) = x.var_mean_dim([-1i64].as_slice(), false, true);
-            (x - mean) / (var + 0.5).sqrt()
-        };
-        let y = norm.forward(&x, Mode::Eval).unwrap();
-        assert!(y.allclose(&slow(&x), 1e-5, 1e-6, false), "weight 1 and bias 0 at the start");
-        let half = x.to_kind(Kind::BFloat16);
-        let run = |x: &Tensor| norm.forward(x, Mode::Eval);
-        for y in [run(&half).unwrap(), Precision::Bf16.scope(Device::Cpu, || run(&half)).unwrap()] {
-            assert_eq!(y.kind(), Kind::Float);
-            assert!(y.allclose(&slow(&half.to_kind(Kind::Float)), 1e-5, 1e-6, false));
-        }
     }
 
     #[test]
