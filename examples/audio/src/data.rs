@@ -17,6 +17,8 @@ const MOST: usize = 2_000;
 const HELD_BACK: u64 = 0;
 /// Apart from the training windows, also where there is no test set.
 const HELD_OUT: u64 = 111;
+/// How many times smaller than a spectrogram one in little is.
+const SHRINK: i64 = 3;
 /// Bands of the spectrogram whose means and deviations are a floor: the default of torchaudio.
 const BANDS: i64 = 128;
 
@@ -176,7 +178,17 @@ impl Examples<Tensor> for Clips {
         let name =
             Path::new(&name).file_stem().map_or(name.clone(), |stem| stem.to_string_lossy().into_owned());
         let caption = if caption.is_empty() { name } else { format!("{caption} {name}") };
-        let sound = crate::picture::player(&wave.f_get(0)?, self.set.sample_rate(), caption);
-        Ok(Some(sound.map_err(|error| ssl_core::Error::config("figure", format!("{error:#}")))?))
+        let rate = self.set.sample_rate();
+        let shown = crate::picture::player(&wave.f_get(0)?, rate, caption)
+            .and_then(|player| Ok(player.below(&crate::picture::small(&wave, rate, 1)?)));
+        Ok(Some(shown.map_err(|error| ssl_core::Error::config("figure", format!("{error:#}")))?))
+    }
+
+    fn thumbnail(&self, index: usize) -> ssl_core::Result<Option<Figure>> {
+        let wave = self.clean.batch(&*self.set, &[index])?;
+        let name = self.set.name(index);
+        let png = crate::picture::small(&wave, self.set.sample_rate(), SHRINK)
+            .map_err(|error| ssl_core::Error::config("figure", format!("{error:#}")))?;
+        Ok(Some(Figure::embedded("image/png", &png, name)))
     }
 }

@@ -59,6 +59,20 @@ pub(crate) fn player(wave: &Tensor, rate: u32, caption: String) -> Result<Figure
     Ok(Figure::played("audio/wav", &bytes.into_inner(), caption))
 }
 
+/// The spectrogram of one wave `[1, T]` as a PNG whose sides are `shrink` times smaller.
+pub(crate) fn small(wave: &Tensor, rate: u32, shrink: i64) -> Result<Vec<u8>> {
+    let full = spectrogram(wave, rate)?;
+    let means = full.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_avg_pool2d(
+        [shrink, shrink],
+        [shrink, shrink],
+        [0, 0],
+        true,
+        true,
+        None,
+    )?;
+    grid(&[means.f_squeeze_dim(1)?.f_to_kind(Kind::Uint8)?])
+}
+
 /// Brightness from 0 to 255 of the spectrograms of the first waves. `[B, F, N]`, bytes.
 fn spectrogram(waves: &Tensor, rate: u32) -> Result<Tensor> {
     let fft = i64::from(rate) * 32 / 1000;

@@ -78,6 +78,14 @@ pub trait Examples<I>: Sync {
     /// # Errors
     /// When it cannot be read.
     fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>>;
+
+    /// An example in little, a picture or a text: a page shows a thousand of them.
+    ///
+    /// # Errors
+    /// As [`Examples::figure`].
+    fn thumbnail(&self, index: usize) -> ssl_core::Result<Option<Figure>> {
+        self.figure(index, "")
+    }
 }
 
 /// Examples from which the statistics of normalization layers are taken anew.

@@ -264,7 +264,8 @@ impl Experiment<'_> {
         let on_collapse = if self.flags.stop_on_collapse { OnCollapse::Stop } else { OnCollapse::Warn };
         let seed = self.config.seed;
         let inputs = parts.train.inputs(&draw(parts.train.len(), WATCHED, seed, WATCH_DRAW))?;
-        hooks.push(Box::new(CollapseWatch { inputs, alarm: CollapseAlarm::default(), every, on_collapse }));
+        let alarm = CollapseAlarm::default();
+        hooks.push(Box::new(CollapseWatch { inputs, alarm, every: every.min(ALARM_STEPS), on_collapse }));
         if !parts.held_out.is_empty() {
             hooks.push(Box::new(HeldOut { batches: &parts.held_out, derived: parts.derived, every }));
         }
@@ -505,8 +506,9 @@ const SHOWN: i64 = 12;
 /// Training examples of the probes of single stages, which are many.
 const STAGE_EXAMPLES: usize = 10_000;
 
-/// Training examples that the collapse alarm looks at.
+/// Training examples that the collapse alarm looks at, and steps between its looks, at most.
 const WATCHED: usize = 512;
+const ALARM_STEPS: u64 = 100;
 /// Tags that keep the streams of random numbers of one seed apart.
 const WATCH_DRAW: u64 = 104;
 const ONLINE_DRAW: u64 = 105;

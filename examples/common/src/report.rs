@@ -4,8 +4,8 @@ use crate::{Machine, RunDir};
 use anyhow::Result;
 use serde_json::Value;
 use ssl_core::eval::Report;
-use ssl_core::record::{Curves, read_curves};
-use ssl_core::report::{Figure, Page, principal_plane};
+use ssl_core::record::{Curves, read_curves, read_messages};
+use ssl_core::report::{Content, Figure, Map, Page, neighbor_plane, principal_plane, spectrum};
 use ssl_core::{Batch, Method, nn::l2_normalize};
 use tch::Tensor;
 
@@ -14,6 +14,13 @@ const BANK: usize = 4000;
 const PLOTTED: usize = 1000;
 const QUERIES: usize = 8;
 const NEIGHBORS: usize = 8;
+/// Bytes at most of what the points of the map stand for, and of the neighbors: the page stays below 5 MB.
+const MAP_BYTES: usize = 1_500_000;
+const NEIGHBOR_BYTES: usize = 2_000_000;
+/// Letters of a text that a point of the map shows.
+const LETTERS: usize = 160;
+/// A dimension is dead when its deviation is less than this part of the mean one.
+const DEAD: f64 = 1e-3;
 /// Tags that keep the streams of random numbers of one seed apart.
 const BANK_DRAW: u64 = 102;
 const QUERY_DRAW: u64 = 103;
@@ -36,6 +43,10 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
 ) -> Result<()> {
     let text = |name: &str| summary.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut page = Page::new(format!("{} on {}", text("method"), text("dataset")));
+    let metrics = dir.file("metrics.jsonl");
+    if metrics.exists() {
+        page.warnings("Warnings", &read_messages(&metrics)?);
+    }
     page.facts("The run", &facts(summary));
     for (task, Evaluation { eval, floors }) in reached {
         let mut rows: Vec<(String, &Report)> = vec![("encoder".into(), eval)];
@@ -74,7 +85,7 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
         page.figures("Nearest neighbors of the first in each row, with their cosine similarity", &rows)?;
     }
     plot(&mut page, bank, &drawn, &features)?;
-    let metrics = dir.file("metrics.jsonl");
+    health(&mut page, &features)?;
     let curves = if metrics.exists() { read_curves(&metrics)? } else { Curves::new() };
     page.curves("Loss", &curves, &["loss"]);
     for name in curves.keys().filter(|name| *name != "loss") {
@@ -122,15 +133,62 @@ fn fine_tuned(summary: &Value) -> Vec<(String, String)> {
     found("/eval/finetune").into_iter().flatten().filter_map(fact).collect()
 }
 
-/// The features on the plane of their largest variance, in the colors of their labels.
+/// The features on two planes, in the colors of their labels.
 fn plot<I>(page: &mut Page, set: &dyn Examples<I>, drawn: &[usize], features: &Tensor) -> Result<()> {
     let n = drawn.len().min(PLOTTED);
-    let points = principal_plane(&l2_normalize(&features.f_narrow(0, 0, n as i64)?)?)?;
+    let features = l2_normalize(&features.f_narrow(0, 0, n as i64)?)?;
+    let planes = [
+        ("neighborhoods kept (t-SNE)", neighbor_plane(&features)?),
+        ("largest variance (principal components)", principal_plane(&features)?),
+    ];
     let all = set.labels();
     let label = |index: &usize| all.as_ref().and_then(|all| all.get(*index).copied()).unwrap_or(0);
     let labels: Vec<i64> = drawn.iter().take(n).map(label).collect();
     let names = if all.is_some() { set.label_names() } else { vec!["unlabelled".to_string()] };
-    page.scatter("Features on the plane of their largest variance", &points, &labels, &names);
+    let mut shown = Vec::new();
+    let mut bytes = 0;
+    for &index in drawn.iter().take(n) {
+        let Some(figure) = set.thumbnail(index)?.map(shortened) else { break };
+        bytes += figure.bytes();
+        if bytes > MAP_BYTES {
+            break;
+        }
+        shown.push(figure);
+    }
+    let map = Map { planes: &planes, labels: &labels, names: &names, shown: &shown };
+    page.map(&format!("{n} examples as the encoder sees them; point at one to see it"), &map);
+    Ok(())
+}
+
+fn shortened(figure: Figure) -> Figure {
+    match figure.content {
+        Content::Written(text) => Figure::text(text.chars().take(LETTERS).collect::<String>(), figure.caption),
+        _ => figure,
+    }
+}
+
+/// How many directions the features use.
+fn health(page: &mut Page, features: &Tensor) -> Result<()> {
+    let eigenvalues = spectrum(&l2_normalize(features)?)?;
+    let deviation = features.f_std_dim([0i64].as_slice(), false, false)?;
+    let dead = deviation.f_lt_tensor(&deviation.f_mean(None)?.f_mul_scalar(DEAD)?)?.f_sum(tch::Kind::Int64)?;
+    let dead = dead.f_int64_value(&[])?;
+    let all = eigenvalues.len();
+    let total: f64 = eigenvalues.iter().sum();
+    let mut seen = 0.;
+    let needed = eigenvalues.iter().take_while(|value| {
+        let more = seen < 0.9 * total;
+        seen += *value;
+        more
+    });
+    let facts = [
+        ("dimensions".to_string(), all.to_string()),
+        ("dead: deviation below 0.1 % of the mean".to_string(), dead.to_string()),
+        ("directions that hold 90 % of the variance".to_string(), needed.count().to_string()),
+    ];
+    page.facts("Health of the features", &facts);
+    let heading = "Variance along each direction as a power of ten of the largest";
+    page.spectrum(heading, &eigenvalues);
     Ok(())
 }
 
@@ -142,6 +200,7 @@ fn neighbors<I>(
     let similarity = l2_normalize(of_queries)?.f_matmul(&l2_normalize(features)?.f_tr()?)?;
     let (near, at) = similarity.f_topk(NEIGHBORS.min(drawn.len()) as i64, 1, true, true)?;
     let mut rows = Vec::new();
+    let mut bytes = 0;
     for (row, &query) in asked.iter().enumerate() {
         let Some(first) = queries.figure(query, "")? else { return Ok(Vec::new()) };
         let near = Vec::<f64>::try_from(near.f_select(0, row as i64)?)?;
@@ -150,6 +209,10 @@ fn neighbors<I>(
         for (near, at) in near.into_iter().zip(at) {
             let Some(&index) = drawn.get(at as usize) else { continue };
             figures.extend(bank.figure(index, &format!("{near:.2}"))?);
+        }
+        bytes += figures.iter().map(Figure::bytes).sum::<usize>();
+        if bytes > NEIGHBOR_BYTES {
+            break;
         }
         rows.push(figures);
     }

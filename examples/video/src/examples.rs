@@ -27,6 +27,11 @@ impl Clips {
         let labels = set.label_sets();
         Clips { set, clean, labels }
     }
+
+    fn stem(&self, index: usize) -> String {
+        let name = self.set.name(index);
+        Path::new(&name).file_stem().map_or(name.clone(), |stem| stem.to_string_lossy().into_owned())
+    }
 }
 
 /// All kinds of labels that both sets have.
@@ -96,10 +101,12 @@ impl Examples<Tensor> for Clips {
     }
 
     fn figure(&self, index: usize, caption: &str) -> ssl_core::Result<Option<Figure>> {
-        let name = self.set.name(index);
-        let stem =
-            Path::new(&name).file_stem().map_or(name.clone(), |stem| stem.to_string_lossy().into_owned());
+        let stem = self.stem(index);
         let caption = if caption.is_empty() { stem } else { format!("{caption} {stem}") };
-        crate::picture::strip(&self.inputs(&[index])?, &self.clean, caption).map(Some)
+        crate::picture::film(&self.inputs(&[index])?, &self.clean, caption).map(Some)
+    }
+
+    fn thumbnail(&self, index: usize) -> ssl_core::Result<Option<Figure>> {
+        crate::picture::strip(&self.inputs(&[index])?, &self.clean, self.stem(index)).map(Some)
     }
 }

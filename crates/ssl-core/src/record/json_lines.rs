@@ -132,6 +132,15 @@ pub fn read_curves(path: &Path) -> Result<Curves> {
     Ok(curves)
 }
 
+/// What was said while the run went on, each with its step.
+///
+/// # Errors
+/// As [`read_curves`].
+pub fn read_messages(path: &Path) -> Result<Vec<(u64, String)>> {
+    let message = |line: Line| Some((line.step, line.values.get("message")?.as_str()?.to_string()));
+    Ok(lines(path)?.into_iter().filter_map(message).collect())
+}
+
 struct Line {
     step: u64,
     values: Map<String, Value>,
@@ -189,6 +198,7 @@ mod tests {
         let curves = read_curves(&path).unwrap();
         assert_eq!(curves["loss"].len(), 3);
         assert!(curves["rate"][0].1.is_nan() && !curves.contains_key("message"));
+        assert_eq!(read_messages(&path).unwrap(), [(1, "a \"quoted\"\nline".to_string())]);
     }
 
     #[test]

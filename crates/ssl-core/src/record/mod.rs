@@ -16,7 +16,7 @@ mod memory;
 mod tensorboard;
 
 pub use console::{Console, Progress};
-pub use json_lines::{Curves, JsonLines, read_curves};
+pub use json_lines::{Curves, JsonLines, read_curves, read_messages};
 pub use memory::peak_rss_mib;
 pub use tensorboard::TensorBoard;
 

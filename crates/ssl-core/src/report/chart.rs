@@ -15,7 +15,7 @@ const MARGIN: [f64; 4] = [64.0, 12.0, 10.0, 28.0];
 /// Points at most along a line; more than that nobody can see.
 const POINTS: usize = 400;
 /// Colours of the style sheet, after which they repeat.
-const COLOURS: usize = 10;
+pub(super) const COLOURS: usize = 10;
 
 /// Lines over steps. A line of many points is drawn faintly, with its running mean above.
 pub(super) fn lines(lines: &[Line]) -> String {
@@ -53,24 +53,19 @@ pub(super) fn lines(lines: &[Line]) -> String {
     svg + &legend(entries.map(|(i, line)| (i, format!("{} {}", line.name, short(last(i))))))
 }
 
-/// Points of a plane in the colours of their labels, with a legend of the labels' names.
-pub(super) fn scatter(points: &[[f64; 2]], labels: &[i64], names: &[String]) -> String {
-    const SIDE: f64 = 600.0;
-    let axis = |i: usize| Axis::around(points.iter().filter_map(|point| point.get(i).copied()));
-    let (x, y) = (axis(0), axis(1));
-    let mut svg = open(SIDE, SIDE, "embedding on its two principal directions");
-    for (&[across, up], label) in
-        points.iter().zip(labels).filter(|(point, _)| point.iter().all(|x| x.is_finite()))
-    {
-        let (across, down) =
-            (8.0 + x.share(across) * (SIDE - 16.0), 8.0 + (1.0 - y.share(up)) * (SIDE - 16.0));
-        let colour = label.rem_euclid(COLOURS as i64);
-        put(
-            &mut svg,
-            format_args!("<circle class=\"p{colour}\" cx=\"{across:.1}\" cy=\"{down:.1}\" r=\"2.6\"/>"),
-        );
-    }
-    svg.push_str("</svg>");
+/// Where points lie on a square of side 1, with a little room around them; none where a coordinate is not finite.
+pub(super) fn spread(points: &[[f64; 2]]) -> Vec<Option<[f64; 2]>> {
+    let finite = || points.iter().filter(|point| point.iter().all(|x| x.is_finite()));
+    let (x, y) = (Axis::around(finite().map(|point| point[0])), Axis::around(finite().map(|point| point[1])));
+    let place = |&[across, up]: &[f64; 2]| {
+        let place = [x.share(across), y.share(up)];
+        place.iter().all(|x| x.is_finite()).then_some(place)
+    };
+    points.iter().map(place).collect()
+}
+
+/// The names of all labels that occur, in their colours.
+pub(super) fn legend_of(labels: &[i64], names: &[String]) -> String {
     let mut known: Vec<i64> = labels.to_vec();
     known.sort_unstable();
     known.dedup();
@@ -78,7 +73,7 @@ pub(super) fn scatter(points: &[[f64; 2]], labels: &[i64], names: &[String]) -> 
         let name = usize::try_from(label).ok().and_then(|label| names.get(label)).cloned();
         (label.rem_euclid(COLOURS as i64) as usize, name.unwrap_or_else(|| label.to_string()))
     };
-    svg + &legend(known.into_iter().map(name))
+    legend(known.into_iter().map(name))
 }
 
 /// A range of values, not empty.
@@ -254,11 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn a_scatter_colours_by_label_and_names_it() {
-        let svg = scatter(&[[0.0, 0.0], [1.0, 1.0], [f64::NAN, 0.0]], &[0, 11, 1], &["<shirt>".to_string()]);
-        assert_eq!(svg.matches("<circle").count(), 2);
-        assert!(svg.contains("class=\"p0\"") && svg.contains("class=\"p1\""));
-        assert!(svg.contains("&lt;shirt&gt;") && svg.contains("</i>11</li>"));
+    fn points_fill_the_square_and_those_that_are_not_finite_have_no_place() {
+        let places = spread(&[[0.0, 4.0], [10.0, 4.0], [f64::NAN, 0.0]]);
+        let near = |place: Option<[f64; 2]>, x: f64, y: f64| {
+            place.is_some_and(|place| (place[0] - x).abs() < 1e-9 && (place[1] - y).abs() < 1e-9)
+        };
+        assert!(near(places[0], 0.04 / 1.08, 0.5) && near(places[1], 1.04 / 1.08, 0.5), "{places:?}");
+        assert_eq!(places[2], None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A run as one self-contained page: curves, evaluation beside its floors, embedding plot, figures, configuration.
+//! A run as one self-contained page: curves, evaluation beside its floors, maps of the features, figures,
+//! configuration.
 //!
 //! The page needs no network and no script; it follows the reader's choice of light or dark and fits a phone.
 //!
@@ -13,8 +14,13 @@
 //! assert!(html.starts_with("<!doctype html>") && html.contains("The first &lt;hundred&gt; steps."));
 //! ```
 mod chart;
+mod confusion;
+mod map;
 mod page;
 mod plane;
+mod tsne;
 
+pub use map::Map;
 pub use page::{Content, Figure, Page};
-pub use plane::principal_plane;
+pub use plane::{principal_plane, spectrum};
+pub use tsne::neighbor_plane;

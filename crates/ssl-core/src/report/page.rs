@@ -1,5 +1,6 @@
 //! The page and its sections.
-use super::chart::{Line, lines, scatter, short};
+use super::chart::{Line, lines, short};
+use super::{Map, confusion, map};
 use crate::checkpoint::write_atomically;
 use crate::eval::Report;
 use crate::record::Curves;
@@ -24,7 +25,12 @@ pub enum Content {
     /// A picture, as a `data:` address.
     Embedded(String),
     /// What takes time, such as a sound or a film, as a `data:` address.
-    Played(String),
+    Played {
+        /// What is played.
+        uri: String,
+        /// A picture of it, if there is one.
+        picture: Option<String>,
+    },
     /// A text.
     Written(String),
 }
@@ -32,15 +38,34 @@ pub enum Content {
 impl Figure {
     /// A picture that the page carries within itself; `media` is its type, such as `image/png`.
     pub fn embedded(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
-        let uri = format!("data:{media};base64,{}", STANDARD.encode(bytes));
-        Figure { content: Content::Embedded(uri), caption: caption.into() }
+        Figure { content: Content::Embedded(address(media, bytes)), caption: caption.into() }
     }
 
     /// What takes time, such as a sound or a film, with buttons to play it. The page's element for it is the first part of
     /// its media type.
     pub fn played(media: &str, bytes: &[u8], caption: impl Into<String>) -> Self {
-        let uri = format!("data:{media};base64,{}", STANDARD.encode(bytes));
-        Figure { content: Content::Played(uri), caption: caption.into() }
+        let content = Content::Played { uri: address(media, bytes), picture: None };
+        Figure { content, caption: caption.into() }
+    }
+
+    /// The same below a picture of it, a PNG; a figure of another kind stays as it is.
+    #[must_use]
+    pub fn below(self, png: &[u8]) -> Self {
+        let content = match self.content {
+            Content::Played { uri, .. } => Content::Played { uri, picture: Some(address("image/png", png)) },
+            other => other,
+        };
+        Figure { content, ..self }
+    }
+
+    /// Bytes that it adds to a page, about.
+    pub fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Embedded(uri) => uri.len(),
+            Content::Played { uri, picture } => uri.len() + picture.as_ref().map_or(0, String::len),
+            Content::Written(text) => text.len(),
+        };
+        content + self.caption.len()
     }
 
     /// A text.
@@ -54,18 +79,28 @@ impl Figure {
 pub struct Page {
     title: String,
     body: String,
+    maps: usize,
 }
 
 impl Page {
     /// An empty page.
     pub fn new(title: impl Into<String>) -> Self {
-        Page { title: title.into(), body: String::new() }
+        Page { title: title.into(), body: String::new(), maps: 0 }
     }
 
     /// A paragraph.
     pub fn note(&mut self, text: &str) -> &mut Self {
         self.body += &format!("<p>{}</p>\n", escape(text));
         self
+    }
+
+    /// What went wrong, each with the step at which it was seen; nothing where nothing did.
+    pub fn warnings(&mut self, heading: &str, warnings: &[(u64, String)]) -> &mut Self {
+        if warnings.is_empty() {
+            return self;
+        }
+        let line = |(_, text): &(u64, String)| format!("<p class=\"warned\">{}</p>", escape(text));
+        self.section(heading, &warnings.iter().map(line).collect::<String>())
     }
 
     /// Names with their values: data set, encoder, time.
@@ -124,15 +159,24 @@ impl Page {
         self.section(heading, &format!("<div class=\"wide\"><table>{table}</tbody></table></div>"))
     }
 
-    /// Points of a plane in the colours of their labels; `names` are those of labels 0 and up.
-    pub fn scatter(
-        &mut self,
-        heading: &str,
-        points: &[[f64; 2]],
-        labels: &[i64],
-        names: &[String],
-    ) -> &mut Self {
-        self.section(heading, &scatter(points, labels, names))
+    /// Points in the colours of their labels; what each stands for is shown when it is pointed at.
+    pub fn map(&mut self, heading: &str, map: &Map) -> &mut Self {
+        let html = map::html(map, self.maps);
+        self.maps += 1;
+        self.section(heading, &html)
+    }
+
+    /// What is taken for what: `counts[class][answer]`; `names` are those of classes 0 and up.
+    pub fn confusion(&mut self, heading: &str, counts: &[Vec<u64>], names: &[String]) -> &mut Self {
+        self.section(heading, &confusion::html(counts, names))
+    }
+
+    /// Eigenvalues of the covariance as parts of the largest, largest first, as powers of ten.
+    pub fn spectrum(&mut self, heading: &str, eigenvalues: &[f64]) -> &mut Self {
+        let largest = eigenvalues.first().copied().unwrap_or(0.0);
+        let power = |(i, value): (u64, &f64)| (i, (value / largest).log10());
+        let points: Vec<(u64, f64)> = (1..).zip(eigenvalues).map(power).collect();
+        self.section(heading, &lines(&[Line { name: "smallest shown", points: &points }]))
     }
 
     /// Rows of figures, such as a query with its nearest neighbours.
@@ -140,11 +184,14 @@ impl Page {
     /// # Errors
     /// `Error::Config` when an address is not a `data:` one: the page would need the network.
     pub fn figures(&mut self, heading: &str, rows: &[Vec<Figure>]) -> Result<&mut Self> {
-        let foreign = |figure: &Figure| match &figure.content {
-            Content::Embedded(uri) | Content::Played(uri) if !uri.starts_with("data:") => {
-                Some(uri.chars().take(40).collect::<String>())
-            }
-            _ => None,
+        let foreign = |figure: &Figure| {
+            let uris = match &figure.content {
+                Content::Embedded(uri) => [Some(uri), None],
+                Content::Played { uri, picture } => [Some(uri), picture.as_ref()],
+                Content::Written(_) => [None, None],
+            };
+            let foreign = uris.into_iter().flatten().find(|uri| !uri.starts_with("data:"))?;
+            Some(foreign.chars().take(40).collect::<String>())
         };
         if let Some(got) = rows.iter().flatten().find_map(foreign) {
             return Err(Error::config("figure", format!("expected a data: address, got {got:?}")));
@@ -152,10 +199,15 @@ impl Page {
         let figure = |figure: &Figure| {
             let caption = escape(&figure.caption);
             let content = match &figure.content {
-                Content::Played(uri) => {
+                Content::Played { uri, picture } => {
                     let element = uri.trim_start_matches("data:").split('/').next().unwrap_or_default();
                     let element: String = element.chars().filter(char::is_ascii_lowercase).collect();
-                    format!("<{element} controls preload=\"none\" src=\"{}\"></{element}>", escape(uri))
+                    let picture = picture.as_ref().map(|png| format!("<img src=\"{}\" alt=\"\">", escape(png)));
+                    format!(
+                        "{}<{element} controls preload=\"none\" src=\"{}\"></{element}>",
+                        picture.unwrap_or_default(),
+                        escape(uri)
+                    )
                 }
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
                 Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
@@ -203,6 +255,10 @@ impl Page {
         self.body += &format!("<section>\n<h2>{}</h2>\n{html}\n</section>\n", escape(heading));
         self
     }
+}
+
+fn address(media: &str, bytes: &[u8]) -> String {
+    format!("data:{media};base64,{}", STANDARD.encode(bytes))
 }
 
 fn accuracies(report: &Report) -> [Option<f64>; 4] {
@@ -255,12 +311,17 @@ mod tests {
     #[test]
     fn whatever_comes_in_is_escaped() {
         let curves = Curves::from([(EVIL.to_string(), vec![(0, 1.0), (1, 2.0)])]);
+        let planes = [(EVIL, vec![[0.0, 0.0]])];
+        let (names, shown) = ([EVIL.to_string()], [Figure::text(EVIL, EVIL)]);
+        let hostile = Map { planes: &planes, labels: &[0], names: &names, shown: &shown };
         let mut page = Page::new(EVIL);
         page.note(EVIL)
+            .warnings(EVIL, &[(3, EVIL.to_string())])
             .facts(EVIL, &[(EVIL.into(), EVIL.into())])
             .curves(EVIL, &curves, &[EVIL])
             .evaluation(EVIL, &[(EVIL, &report(0.5, 0.5))], None)
-            .scatter(EVIL, &[[0.0, 0.0]], &[0], &[EVIL.to_string()])
+            .map(EVIL, &hostile)
+            .confusion(EVIL, &[vec![1]], &[EVIL.to_string()])
             .json(EVIL, &serde_json::json!({"a": EVIL}));
         page.figures(
             EVIL,
@@ -293,6 +354,7 @@ mod tests {
     fn missing_metrics_are_left_out_and_foreign_addresses_refused() {
         let mut page = Page::new("run");
         page.curves("Nothing", &Curves::new(), &["loss"]);
+        page.warnings("Nothing", &[]);
         assert!(!page.render().contains("Nothing"));
         let figure =
             Figure { content: Content::Embedded("//example.org/a.png".into()), caption: String::new() };
@@ -305,11 +367,12 @@ mod tests {
         let figure = Figure::embedded("application/pdf", b"%PDF", "a");
         assert_eq!(figure.content, Content::Embedded("data:application/pdf;base64,JVBERg==".into()));
         let mut page = Page::new("sound".to_string());
-        page.figures("A", &[vec![Figure::played("sound/wav", b"RIFF", "a tone")]]).unwrap();
-        assert!(
-            page.render()
-                .contains("<sound controls preload=\"none\" src=\"data:sound/wav;base64,UklGRg==\">")
-        );
+        let tone = Figure::played("sound/wav", b"RIFF", "a tone");
+        page.figures("A", &[vec![tone.clone(), tone.clone().below(b"x")]]).unwrap();
+        let player = "<sound controls preload=\"none\" src=\"data:sound/wav;base64,UklGRg==\"></sound>";
+        let below = format!("<figure><img src=\"data:image/png;base64,eA==\" alt=\"\">{player}");
+        assert!(page.render().contains(&format!("<figure>{player}")) && page.render().contains(&below));
+        assert!(tone.clone().below(b"x").bytes() > tone.bytes() && tone.bytes() > 30);
     }
 
     #[test]
