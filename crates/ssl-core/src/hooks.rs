@@ -99,7 +99,7 @@ pub struct CollapseWatch<I> {
     pub inputs: I,
     /// The floors.
     pub alarm: CollapseAlarm,
-    /// Steps between looks; 0 is never.
+    /// Steps between looks, of which there are more after 100, 200, 400, .. steps; 0 is never.
     pub every: u64,
     /// What to do on a collapse.
     pub on_collapse: OnCollapse,
@@ -116,7 +116,7 @@ pub enum OnCollapse {
 
 impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
     fn after_step(&mut self, now: &Moment<'_, M>, recorder: &mut dyn Recorder) -> Result<Flow> {
-        if !now.is_due(self.every) {
+        if !is_watched(now, self.every) {
             return Ok(Flow::Continue);
         }
         now.check_finite()?;
@@ -132,27 +132,47 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
             }
         }
         if let Some(message) = found {
-            if self.on_collapse == OnCollapse::Stop {
-                return Err(Error::Collapsed { step, message });
-            }
-            recorder
-                .message(step, &format!("warning: the representation collapsed at step {step}: {message}"))?;
+            self.on_collapse.raise(step, message, recorder)?;
         }
         Ok(Flow::Continue)
+    }
+}
+
+/// Whether a watch looks now: at its intervals, and after 100, 200, 400, .. steps, since most collapses come early.
+fn is_watched<M: Method + ?Sized>(now: &Moment<'_, M>, every: u64) -> bool {
+    let hundreds = (now.at.index + 1) / 100;
+    let is_early = (now.at.index + 1).is_multiple_of(100) && hundreds.is_power_of_two();
+    now.is_due(every) || (every > 0 && is_early)
+}
+
+impl OnCollapse {
+    fn raise(self, step: u64, message: String, recorder: &mut dyn Recorder) -> Result<()> {
+        match self {
+            OnCollapse::Stop => Err(Error::Collapsed { step, message }),
+            OnCollapse::Warn => {
+                let text = format!("warning: the representation collapsed at step {step}: {message}");
+                recorder.message(step, &text)
+            }
+        }
     }
 }
 
 /// Numbers that follow from others by name, such as a perplexity from a loss.
 pub type Derived<'a> = &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>;
 
-/// Measures the pretext task on examples that are not trained on, while the run goes on.
+/// Measures the pretext task on examples that are not trained on, while the run goes on, and warns or stops when a
+/// method that compares views no longer finds an example's other view: its metric `retrieval` is at chance.
 pub struct HeldOut<'a, B> {
     /// The examples.
     pub batches: &'a [B],
     /// Numbers that follow from the means of the others, by name.
     pub derived: Derived<'a>,
-    /// Steps between measurements; 0 is never.
+    /// Steps between measurements, of which there are more after 100, 200, 400, .. steps; 0 is never.
     pub every: u64,
+    /// The floors.
+    pub alarm: CollapseAlarm,
+    /// What to do on a collapse.
+    pub on_collapse: OnCollapse,
 }
 
 impl<B> std::fmt::Debug for HeldOut<'_, B> {
@@ -163,11 +183,19 @@ impl<B> std::fmt::Debug for HeldOut<'_, B> {
 
 impl<B: Batch, M: Method<Batch = B> + ?Sized> Hook<M> for HeldOut<'_, B> {
     fn after_step(&mut self, now: &Moment<'_, M>, recorder: &mut dyn Recorder) -> Result<Flow> {
-        if now.is_due(self.every) {
+        if is_watched(now, self.every) {
             let mut found = held_out(now.method, self.batches, now.device, now.precision)?;
             found.extend((self.derived)(&found));
-            for (name, value) in found {
-                recorder.record(now.at.index, &format!("held_out_{name}"), value)?;
+            let step = now.at.index;
+            for (name, value) in &found {
+                recorder.record(step, &format!("held_out_{name}"), *value)?;
+            }
+            // Of several methods on one encoder each has a name before that of its metric.
+            let is_retrieval = |name: &str| name.rsplit('/').next() == Some("retrieval");
+            let examples = self.batches.iter().map(Batch::len).min().unwrap_or(0);
+            let check = |(name, value): &(String, f64)| self.alarm.check_retrieval(name, *value, examples);
+            if let Some(message) = found.iter().filter(|(name, _)| is_retrieval(name)).find_map(check) {
+                self.on_collapse.raise(step, message, recorder)?;
             }
         }
         Ok(Flow::Continue)
@@ -304,6 +332,8 @@ mod tests {
 
     #[test]
     fn a_code_book_of_one_code_in_use_is_a_collapse() {
+        // Of some random lines the points are nearly one direction, which is a collapse of its own.
+        crate::trainer::seed_torch(0, 0);
         let mut books = Books(Line::new(1.).unwrap(), vec![("code_perplexity".to_string(), 320.)]);
         let look = |books: &Books, perplexity: f64| {
             let (alarm, on_collapse) = (CollapseAlarm::default(), OnCollapse::Stop);
@@ -325,6 +355,41 @@ mod tests {
         assert!(message.contains("code_perplexity 1.00 of 320 is under 3.2"), "{message}");
         books.1.clear();
         assert!(look(&books, 1.).is_ok(), "only what a method names is looked at");
+    }
+
+    #[test]
+    fn a_view_that_is_found_by_chance_alone_is_named() {
+        let line = Line::new(1.).unwrap();
+        let batches = [points(40)];
+        let look = |share: f64, on_collapse| {
+            let derived = |_: &[(String, f64)]| vec![("pair/retrieval".to_string(), share)];
+            let alarm = CollapseAlarm::default();
+            let mut hook = HeldOut { batches: &batches, derived: &derived, every: 5, alarm, on_collapse };
+            let mut log: Vec<(u64, String, f64)> = Vec::new();
+            let found = after(&line, 1., |now, _| hook.after_step(now, &mut log));
+            (found, log)
+        };
+        assert!(look(0.5, OnCollapse::Stop).0.is_ok());
+        let message = look(0.05, OnCollapse::Stop).0.unwrap_err().to_string();
+        assert!(message.contains("pair/retrieval 0.0500 is not above twice the chance of 0.0250"), "{message}");
+        let (found, log) = look(0.05, OnCollapse::Warn);
+        assert!(found.is_ok() && log.contains(&(4, "held_out_pair/retrieval".into(), 0.05)));
+    }
+
+    #[test]
+    fn the_first_steps_are_watched_more_closely() {
+        let line = Line::new(1.).unwrap();
+        let watched = |every| -> Vec<u64> {
+            let is = |index: &u64| {
+                after(&line, 1., |now, _| {
+                    let at = Step { index: *index, total: 2000 };
+                    is_watched(&Moment { at, ..*now }, every)
+                })
+            };
+            (0..2000).filter(is).map(|index| index + 1).collect()
+        };
+        assert_eq!(watched(700), [100, 200, 400, 700, 800, 1400, 1600, 2000]);
+        assert!(watched(0).is_empty());
     }
 
     #[test]

@@ -265,9 +265,10 @@ impl Experiment<'_> {
         let seed = self.config.seed;
         let inputs = parts.train.inputs(&draw(parts.train.len(), WATCHED, seed, WATCH_DRAW))?;
         let alarm = CollapseAlarm::default();
-        hooks.push(Box::new(CollapseWatch { inputs, alarm, every: every.min(ALARM_STEPS), on_collapse }));
+        hooks.push(Box::new(CollapseWatch { inputs, alarm, every, on_collapse }));
         if !parts.held_out.is_empty() {
-            hooks.push(Box::new(HeldOut { batches: &parts.held_out, derived: parts.derived, every }));
+            let (batches, derived) = (parts.held_out.as_slice(), parts.derived);
+            hooks.push(Box::new(HeldOut { batches, derived, every, alarm, on_collapse }));
         }
         if let Some((bank, queries)) = online(parts, seed)? {
             let keep_best = Some((self.dir.checkpoints(self.flags.keep), config.clone()));
@@ -506,9 +507,8 @@ const SHOWN: i64 = 12;
 /// Training examples of the probes of single stages, which are many.
 const STAGE_EXAMPLES: usize = 10_000;
 
-/// Training examples that the collapse alarm looks at, and steps between its looks, at most.
+/// Training examples that the collapse alarm looks at.
 const WATCHED: usize = 512;
-const ALARM_STEPS: u64 = 100;
 /// Tags that keep the streams of random numbers of one seed apart.
 const WATCH_DRAW: u64 = 104;
 const ONLINE_DRAW: u64 = 105;

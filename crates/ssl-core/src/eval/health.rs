@@ -185,6 +185,14 @@ impl CollapseAlarm {
         let floor = self.min_rankme.max(number / 100.);
         (value.is_nan() || value < floor).then(|| format!("{name} {value:.2} of {number} is under {floor}"))
     }
+
+    /// Whether the other view of an example is found among `examples` no more often than twice by chance. A measure that
+    /// is not a number is by chance.
+    pub fn check_retrieval(&self, name: &str, value: f64, examples: i64) -> Option<String> {
+        let chance = 1. / examples.max(1) as f64;
+        let by_chance = examples > 2 && (value.is_nan() || value <= 2. * chance);
+        by_chance.then(|| format!("{name} {value:.4} is not above twice the chance of {chance:.4}"))
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +267,15 @@ mod tests {
         assert_eq!(check(1.4, 2.).unwrap(), "code_perplexity 1.40 of 2 is under 1.5");
         assert_eq!(check(3.1, 320.).unwrap(), "code_perplexity 3.10 of 320 is under 3.2");
         assert!(check(f64::NAN, 320.).is_some());
+    }
+
+    #[test]
+    fn views_found_again_by_chance_are_a_collapse() {
+        let alarm = CollapseAlarm::default();
+        let check = |value, examples| alarm.check_retrieval("retrieval", value, examples);
+        assert_eq!((check(0.03, 100), check(0.5, 2)), (None, None));
+        assert_eq!(check(0.02, 100).unwrap(), "retrieval 0.0200 is not above twice the chance of 0.0100");
+        assert!(check(f64::NAN, 100).is_some());
     }
 
     #[test]

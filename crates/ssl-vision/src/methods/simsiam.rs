@@ -32,6 +32,8 @@ pub struct Config {
     pub projection_dim: i64,
     /// Hidden units of the predictor, a bottleneck.
     pub predictor_dim: i64,
+    /// Whether what is predicted does not learn from it; without, all projections become one (section 4.1).
+    pub stop_gradient: bool,
     /// The random view; each image gives two.
     pub augment: Augment,
 }
@@ -43,6 +45,7 @@ impl Default for Config {
             hidden_dim: 0,
             projection_dim: 2048,
             predictor_dim: 512,
+            stop_gradient: true,
             augment: Augment { crop_scale: [0.2, 1.], ..Augment::simclr(224, 0.5) },
         }
     }
@@ -93,8 +96,8 @@ impl SimSiam {
     fn regress(&self, batch: &Views, mode: Mode) -> Result<(Tensor, Tensor, Tensor)> {
         let [a, b] = batch.exactly("SimSiam")?;
         let ((z_a, from_a), (z_b, from_b)) = (self.online.pass(a, mode)?, self.online.pass(b, mode)?);
-        // What is predicted does not learn from it: without this all projections would become one.
-        let (z_a, z_b) = (z_a.f_detach()?, z_b.f_detach()?);
+        let (z_a, z_b) =
+            if self.config.stop_gradient { (z_a.f_detach()?, z_b.f_detach()?) } else { (z_a, z_b) };
         let loss = Precision::Fp32.scope(a.device(), || {
             let both = negative_cosine(&from_a, &z_b)?.f_add(&negative_cosine(&from_b, &z_a)?)?;
             Ok(both.f_div_scalar(2.)?)
@@ -215,6 +218,11 @@ mod tests {
         (loss / 2).backward();
         assert!(found.allclose(&weight.grad(), 1e-4, 1e-6, false));
         assert!(found.abs().max().double_value(&[]) > 1e-4);
+        let mut open = build(Config { stop_gradient: false, ..small() }).unwrap();
+        open.online.vars.copy(&method.online.vars).unwrap();
+        open.step(&batch, AT).unwrap().loss.backward();
+        let through = open.online.vars.variables()["projector.0.weight"].grad();
+        assert!(!found.allclose(&through, 1e-2, 1e-4, false), "without it, gradients flow both ways");
     }
 
     #[test]
