@@ -84,8 +84,9 @@ fn question(run: &Path, flags: &Flags) -> Result<(String, Vec<OsString>)> {
     let mut words: Vec<OsString> = [method, "--eval-only", "--resume"].map(OsString::from).to_vec();
     words.push(run.into());
     if let Some(data) = &flags.data {
-        // A run on data without labels is asked for other data all along.
-        let flag = if field("eval_data").is_some() { "--eval-data" } else { "--data" };
+        // Sound fonts are no recordings: they are asked beside the run's own data.
+        let is_font = data.ends_with(".sf2") || data.ends_with("soundfont");
+        let flag = if is_font { "--eval-data" } else { "--data" };
         words.extend([flag.into(), data.into()]);
     }
     words.extend(flags.more.iter().cloned());
@@ -183,8 +184,9 @@ mod tests {
             asked(vision, Some("cifar10"))?,
             "vision simclr --eval-only --resume RUN --data cifar10 --robustness"
         );
-        let audio = json!({"modality": "audio", "method": "cpc", "eval_data": "timgm6mb-soundfont"});
-        assert!(asked(audio, Some("esc50"))?.contains("--eval-data esc50"));
+        let audio = json!({"modality": "audio", "method": "cpc"});
+        assert!(asked(audio.clone(), Some("esc50"))?.contains("--data esc50"));
+        assert!(asked(audio, Some("fluid/FluidR3.sf2"))?.contains("--eval-data fluid/FluidR3.sf2"));
         let message = asked(json!({}), None).unwrap_err().to_string();
         assert!(message.ends_with("config.json: expected the config.json of a run"), "{message}");
         let message = question(Path::new("nowhere"), &flags(None)).unwrap_err().to_string();

@@ -155,9 +155,12 @@ impl Clusters {
     /// Chooses centers among vectors, each by the square of its distance to those before; `pick` draws a row in
     /// proportion to weights above 0.
     fn start(&mut self, x: &Tensor, pick: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<()> {
+        let squares = x.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
+        // By a product, which reads the vectors once for each center and writes none.
         let far = |center: &Tensor| -> Result<Tensor> {
-            let squares = x.f_sub(center)?.f_square()?;
-            Ok(squares.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?)
+            let products = x.f_matmul(&center.f_tr()?)?.f_squeeze_dim(1)?;
+            let own = center.f_square()?.f_sum(Kind::Float)?;
+            Ok(squares.f_sub(&products.f_mul_scalar(2.)?)?.f_add(&own)?.f_clamp_min(0.)?)
         };
         let mut weights = x.f_select(1, 0)?.f_ones_like()?;
         for n in 0..self.number() {

@@ -38,7 +38,7 @@ pub struct Report {
     /// Accuracy of the linear probe on each class; none where the test set has no example of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub linear_by_class: Vec<Option<f64>>,
-    /// How often the linear probe answered each class, a row, with each; not of more than [`MOST_CONFUSED`] classes.
+    /// How often the linear probe answered each class, a row, with each; not of more than 256 classes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub linear_confusion: Vec<Vec<u64>>,
     /// Mean accuracy from 5 labels per class.
