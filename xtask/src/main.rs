@@ -8,8 +8,11 @@
 mod bars;
 mod bench;
 mod ci;
+mod compare;
 mod data;
 mod doc;
+mod eval;
+mod results;
 mod run;
 mod setup;
 mod tables;
@@ -37,6 +40,10 @@ enum Command {
     Data(data::Flags),
     /// Pretrains and evaluates: sets up, fetches the data and builds when needed, then runs.
     Run(run::Flags),
+    /// Evaluates finished runs by one protocol, and prints one table.
+    Eval(eval::Flags),
+    /// Compares summaries of runs: accuracy, time, memory, and which differences are noise.
+    Compare(compare::Flags),
     /// Runs all tests, doc-tests too.
     Test(test::Flags),
     /// Runs every check, cheapest first, and stops at the first that fails.
@@ -56,6 +63,8 @@ fn main() -> ExitCode {
         Command::Setup(flags) => setup::command(&workspace, &flags),
         Command::Data(flags) => data::command(&workspace, &flags),
         Command::Run(flags) => run::command(&workspace, &flags),
+        Command::Eval(flags) => eval::command(&workspace, &flags),
+        Command::Compare(flags) => compare::command(&flags),
         Command::Test(flags) => test::command(&workspace, &flags),
         Command::Ci => ci::command(&workspace),
         Command::Tidy => tidy::command(&workspace),

@@ -106,7 +106,11 @@ fn modalities(workspace: &Workspace) -> Vec<String> {
 }
 
 /// The data sets of the catalog that the example will look for.
-fn datasets<'a>(catalog: &'a Catalog, modality: &str, words: &[OsString]) -> Result<Vec<&'a Dataset>> {
+pub(crate) fn datasets<'a>(
+    catalog: &'a Catalog,
+    modality: &str,
+    words: &[OsString],
+) -> Result<Vec<&'a Dataset>> {
     if words.is_empty() || words.iter().any(|word| NO_DATA.iter().any(|no| word == no)) {
         return Ok(Vec::new());
     }

@@ -8,9 +8,9 @@ use std::fs;
 
 /// Where the table stands.
 pub(crate) const README: &str = "README.md";
-const BEGIN: &str = "<!-- methods:begin -->";
-const END: &str = "<!-- methods:end -->";
-const NOTHING: &str = "–";
+pub(crate) const BEGIN: &str = "<!-- methods:begin -->";
+pub(crate) const END: &str = "<!-- methods:end -->";
+pub(crate) const NOTHING: &str = "–";
 
 const HEAD: [&str; 14] = [
     "method",
@@ -91,12 +91,12 @@ fn table(summaries: &[Value]) -> String {
 }
 
 /// A line of a table.
-fn line(cells: &[String]) -> String {
+pub(crate) fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
 /// The summary once for each task that the encoder was asked.
-fn by_task(summary: &Value) -> Vec<Value> {
+pub(crate) fn by_task(summary: &Value) -> Vec<Value> {
     let tasks = summary.get("tasks").and_then(Value::as_object);
     let others = tasks.into_iter().flatten().map(|(name, found)| {
         let mut of_task = summary.clone();
@@ -117,10 +117,7 @@ fn row(summary: &Value) -> [String; HEAD.len()] {
     let peak = number(summary, &["peak_rss_mib"]);
     [
         word(summary, &["method"]),
-        match summary.get("task").and_then(Value::as_str) {
-            Some(task) => format!("{}: {}", word(summary, &["dataset"]), task.replace('_', " ")),
-            None => word(summary, &["dataset"]),
-        },
+        data(summary),
         word(summary, &["encoder"]),
         seen(summary),
         eval("linear"),
@@ -136,7 +133,15 @@ fn row(summary: &Value) -> [String; HEAD.len()] {
     ]
 }
 
-fn seen(summary: &Value) -> String {
+/// The data, and what was asked of it where that is one of several things.
+pub(crate) fn data(summary: &Value) -> String {
+    match summary.get("task").and_then(Value::as_str) {
+        Some(task) => format!("{}: {}", word(summary, &["dataset"]), task.replace('_', " ")),
+        None => word(summary, &["dataset"]),
+    }
+}
+
+pub(crate) fn seen(summary: &Value) -> String {
     let samples = number(summary, &["samples"]).map(|samples| thousands(samples as u64));
     let steps = number(summary, &["steps"]).map(|steps| thousands(steps as u64));
     match (samples, steps) {
@@ -163,28 +168,28 @@ fn strongest(summary: &Value, is_one: &dyn Fn(&str) -> bool) -> String {
     if best.iter().all(|cell| cell == NOTHING) { NOTHING.into() } else { best.join(" / ") }
 }
 
-fn at<'a>(summary: &'a Value, path: &[&str]) -> Option<&'a Value> {
+pub(crate) fn at<'a>(summary: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(summary, |value, name| value.get(name))
 }
 
 /// A number, or the mean of `{"mean": .., "deviation": ..}`.
-fn number(summary: &Value, path: &[&str]) -> Option<f64> {
+pub(crate) fn number(summary: &Value, path: &[&str]) -> Option<f64> {
     let value = at(summary, path)?;
     value.as_f64().or_else(|| value.get("mean")?.as_f64())
 }
 
-fn word(summary: &Value, path: &[&str]) -> String {
+pub(crate) fn word(summary: &Value, path: &[&str]) -> String {
     at(summary, path).and_then(Value::as_str).unwrap_or(NOTHING).replace('|', "/")
 }
 
 /// ".871" of 0.871.
-fn share(value: Option<f64>) -> String {
+pub(crate) fn share(value: Option<f64>) -> String {
     let Some(value) = value else { return NOTHING.into() };
     let text = format!("{value:.3}");
     text.strip_prefix('0').map_or(text.clone(), String::from)
 }
 
-fn thousands(value: u64) -> String {
+pub(crate) fn thousands(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -197,7 +202,7 @@ fn thousands(value: u64) -> String {
 }
 
 /// `text` with `table` between the two marks.
-fn splice(text: &str, table: &str) -> Result<String> {
+pub(crate) fn splice(text: &str, table: &str) -> Result<String> {
     let parts = text
         .split_once(BEGIN)
         .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));

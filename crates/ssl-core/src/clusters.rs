@@ -1,12 +1,14 @@
 //! K-means whose centers are a part of the run: on a stream of batches, or from many vectors of unit length at once.
 //!
-//! On a stream each center is the mean of all vectors that have been nearest to it; of vectors at once, it is their mean
-//! scaled to unit length.
+//! On a stream each center is the mean of all vectors that have been nearest to it; of vectors at once, it is their mean,
+//! scaled to unit length where a method asks for that.
 //!
 //! Source: Sculley, 2010 (mini-batch k-means): <https://doi.org/10.1145/1772690.1772862>; the start is k-means++ on the
 //! first batch: Arthur & Vassilvitskii, 2007: <https://dl.acm.org/doi/10.5555/1283383.1283494>. Of unit length: Dhillon &
 //! Modha, 2001 (spherical k-means): <https://doi.org/10.1023/A:1007612920971>, with the start and the treatment of empty
 //! clusters of the SwAV repository (`facebookresearch/swav`, `main_deepclusterv2.py`).
+mod lloyd;
+
 use crate::nn::l2_normalize;
 use crate::{Error, Precision, Result, dims2, no_grad};
 use tch::nn::Path;
@@ -112,7 +114,7 @@ impl Clusters {
         let x = x.f_to_kind(Kind::Float)?;
         Precision::Fp32.scope(x.device(), || {
             if f64::try_from(self.counts.f_sum(Kind::Float)?)? == 0. {
-                self.start(&x)?;
+                self.start(&x, &mut |weights| Ok(weights.f_multinomial(1, true)?))?;
             }
             let (sums, new) = self.tally(&x)?;
             let _ = self.counts.f_add_(&new)?;
@@ -132,14 +134,7 @@ impl Clusters {
     /// # Errors
     /// `Error::Shape` when `x` is no matrix or has no row.
     pub fn refit_unit(&mut self, x: &Tensor, rounds: u32) -> Result<()> {
-        let (rows, _) = dims2(x, "vectors", "[M, D]")?;
-        if rows == 0 {
-            return Err(Error::Shape {
-                what: "vectors".into(),
-                expected: "[M, D] with M above 0".into(),
-                got: x.size(),
-            });
-        }
+        let rows = some_rows(x)?;
         let _guard = tch::no_grad_guard();
         let x = x.f_to_kind(Kind::Float)?;
         Precision::Fp32.scope(x.device(), || {
@@ -157,16 +152,20 @@ impl Clusters {
         })
     }
 
-    /// Chooses centers among vectors, each by the square of its distance to those before.
-    fn start(&mut self, x: &Tensor) -> Result<()> {
+    /// Chooses centers among vectors, each by the square of its distance to those before; `pick` draws a row in
+    /// proportion to weights above 0.
+    fn start(&mut self, x: &Tensor, pick: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<()> {
+        let squares = x.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
+        // By a product, which reads the vectors once for each center and writes none.
         let far = |center: &Tensor| -> Result<Tensor> {
-            let squares = x.f_sub(center)?.f_square()?;
-            Ok(squares.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?)
+            let products = x.f_matmul(&center.f_tr()?)?.f_squeeze_dim(1)?;
+            let own = center.f_square()?.f_sum(Kind::Float)?;
+            Ok(squares.f_sub(&products.f_mul_scalar(2.)?)?.f_add(&own)?.f_clamp_min(0.)?)
         };
         let mut weights = x.f_select(1, 0)?.f_ones_like()?;
         for n in 0..self.number() {
             // Where all vectors are centers already, any may be chosen again.
-            let chosen = weights.f_clamp_min(1e-20)?.f_multinomial(1, true)?;
+            let chosen = pick(&weights.f_clamp_min(1e-20)?)?;
             let center = x.f_index_select(0, &chosen)?;
             self.centers.f_narrow(0, n, 1)?.f_copy_(&center)?;
             let distances = far(&center)?;
@@ -174,6 +173,16 @@ impl Clusters {
         }
         Ok(())
     }
+}
+
+/// How many rows a matrix of one row or more has.
+fn some_rows(x: &Tensor) -> Result<i64> {
+    let (rows, _) = dims2(x, "vectors", "[M, D]")?;
+    if rows == 0 {
+        let expected = "[M, D] with M above 0".to_string();
+        return Err(Error::Shape { what: "vectors".into(), expected, got: x.size() });
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

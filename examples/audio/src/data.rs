@@ -1,4 +1,5 @@
 //! The recordings of a run: training and test set, held-out windows, clips as the encoder takes them.
+use crate::corrupt;
 use anyhow::{Result, bail};
 use ssl_audio::augment::Augment;
 use ssl_audio::frontend::{LogMel, MelConfig};
@@ -162,6 +163,20 @@ impl Examples<Tensor> for Clips {
 
     fn watched(&self) -> usize {
         600
+    }
+
+    fn corruptions(&self) -> &[&'static str] {
+        &corrupt::NAMES
+    }
+
+    fn corrupted(
+        &self,
+        name: &str,
+        severity: usize,
+        indices: &[usize],
+        seed: u64,
+    ) -> ssl_core::Result<Tensor> {
+        corrupt::corrupt(&self.inputs(indices)?, name, severity, (indices, seed))
     }
 
     fn labels(&self) -> Option<Vec<i64>> {

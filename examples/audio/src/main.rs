@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
 mod asked;
+mod corrupt;
 mod data;
 mod picture;
 
@@ -11,8 +12,10 @@ use anyhow::{Context, Result};
 use asked::Asked;
 use clap::{Arg, ArgMatches, Command, FromArgMatches, value_parser};
 use data::Sounds;
+use serde_json::Value;
+use ssl_audio::interop::Foreign;
 use ssl_audio::methods::{ALL, Entry, find};
-use ssl_audio::models::{Arch, Encoders};
+use ssl_audio::models::{Arch, EncoderConfig, Encoders};
 use ssl_audio::readers::{Options, Shorter, Silent};
 use ssl_audio::{Recipe, Sampling, WindowSource};
 use ssl_core::Source;
@@ -93,6 +96,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         true => Asked::Nothing,
         false => Asked::open(config.eval_data.as_deref(), &options)?,
     };
+    let foreign = config.init.as_deref().filter(|dir| Foreign::is_in(dir)).map(Foreign::open).transpose()?;
     let encoders = || Encoders::new(recipe.encoder.clone(), device);
     let build = || Ok(entry.build(&recipe.method, &encoders())? as Box<DynMethod<_, _>>);
     let begin = || {
@@ -100,7 +104,14 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
             Some(file) => encoders().starting_from(file),
             None => encoders(),
         };
-        Ok(entry.build(&recipe.method, &encoders)? as Box<DynMethod<_, _>>)
+        let method = entry.build(&recipe.method, &encoders)?;
+        if let Some(foreign) = &foreign {
+            let absent = foreign.load_into(method.as_ref())?;
+            if !absent.is_empty() && !flags.quiet {
+                eprintln!("the weights to start from lack {}: they start at random", absent.join(", "));
+            }
+        }
+        Ok(method as Box<DynMethod<_, _>>)
     };
     let probe = entry.build(&recipe.method, &encoders())?;
     let (views, place) = (probe.views(), probe.place());
@@ -162,6 +173,15 @@ fn configure(entry: &Entry, flags: &CommonFlags, matches: &ArgMatches, start: &S
         config.eval_data = Some(data.clone());
     }
     config.eval_data.get_or_insert_with(|| "timgm6mb-soundfont".into());
+    if let Some(dir) = config.init.as_deref().filter(|dir| Foreign::is_in(dir)) {
+        let foreign = Foreign::open(dir)?;
+        recipe.encoder = EncoderConfig { mel: recipe.encoder.mel, ..foreign.shape };
+        if let (Value::Object(to), Value::Object(heads), "wav2vec2") =
+            (&mut recipe.method, foreign.settings, entry.info.name)
+        {
+            to.extend(heads);
+        }
+    }
     if let Some(arch) = matches.get_one::<Arch>("encoder") {
         recipe.encoder.arch = *arch;
     }

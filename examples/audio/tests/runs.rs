@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::Value;
+use ssl_audio::models::{EncoderConfig, Encoders};
 use std::fs;
 use support::{audio, run, tiny, write_data, write_tone};
 
@@ -11,7 +12,7 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
     let root = tempfile::tempdir().unwrap();
     let (data, out) = (root.path().join("data"), root.path().join("run"));
     write_data(&data);
-    let ended = run(tiny("cpc", &data).arg("--out").arg(&out));
+    let ended = run(tiny("cpc", &data).arg("--robustness").arg("--out").arg(&out));
     let summary: Value = serde_json::from_str(ended.succeeds().lines().last().unwrap()).unwrap();
     for place in [
         "/eval/linear",
@@ -22,6 +23,9 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
         "/pretext/accuracy_1",
         "/pretext/accuracy_3",
         "/pretext/chance",
+        "/eval/robustness/noise/4",
+        "/eval/robustness/time_stretch/4",
+        "/eval/clustering/nmi",
     ] {
         assert!(summary.pointer(place).is_some_and(Value::is_number), "{place}: {summary}");
     }
@@ -33,6 +37,37 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
     }
     let report = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(report.contains("<audio controls") && report.contains("data:audio/wav;base64,"));
+}
+
+#[test]
+fn a_model_of_transformers_is_evaluated_without_training() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, model) = (root.path().join("data"), root.path().join("model"));
+    write_data(&data);
+    let shape = EncoderConfig::new("wav2vec2_c8_d16_l1_h2".parse().unwrap());
+    let encoders = Encoders::new(shape.clone(), tch::Device::Cpu);
+    let entry = ssl_audio::methods::find("wav2vec2").unwrap();
+    let method = entry.build(&entry.defaults().unwrap(), &encoders).unwrap();
+    ssl_audio::interop::write(&model, method.as_ref(), &shape).unwrap();
+    let mut command =
+        audio(&["wav2vec2", "--eval-only", "--no-floors", "--quiet", "--threads", "1", "--clip", "0.3"]);
+    command.args(["--batch-size", "8", "--held-out", "0", "--eval-data", "none", "--data"]).arg(&data);
+    let out = root.path().join("given");
+    let ended = run(command.arg("--init").arg(&model).arg("--out").arg(&out));
+    let summary: Value = serde_json::from_str(ended.succeeds()).unwrap();
+    assert!(summary["eval"]["linear"].is_number() && summary["steps"] == 0, "{summary}");
+    assert_eq!(summary["encoder"], "wav2vec2_c8_d16_l1_h2");
+    let read = |path: &std::path::Path| ssl_core::checkpoint::read_tensors(path).unwrap().0;
+    let (given, own) = (read(&model.join("model.safetensors")), read(&out.join("encoder.safetensors")));
+    assert!(
+        !own.is_empty()
+            && own.iter().all(|(name, tensor)| {
+                given
+                    .get(&format!("wav2vec2.{name}"))
+                    .or(given.get(name))
+                    .is_some_and(|other| other.equal(tensor))
+            })
+    );
 }
 
 #[test]

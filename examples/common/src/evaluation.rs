@@ -1,9 +1,10 @@
 //! The common protocol on a frozen encoder, beside its floors.
-use crate::{LabelledSource, Machine};
-use anyhow::{Context, Result};
+use crate::corruption::{robustness, view_health};
+use crate::{LabelledSource, Machine, Probes};
+use anyhow::Result;
 use rand::seq::index;
 use serde::Serialize;
-use ssl_core::eval::{Features, Options, Report, evaluate, majority};
+use ssl_core::eval::{Options, Report};
 use ssl_core::report::Figure;
 use ssl_core::{Batch, Method, Mode, no_grad, rng};
 use std::collections::BTreeMap;
@@ -57,6 +58,29 @@ pub trait Examples<I>: Sync {
         Ok(None)
     }
 
+    /// One random view of each of some examples, in their order, the same for one seed and number of the draw; none where
+    /// no views can be made.
+    ///
+    /// # Errors
+    /// When an example cannot be read.
+    fn drawn(&self, _indices: &[usize], _draw: u64, _seed: u64) -> ssl_core::Result<Option<I>> {
+        Ok(None)
+    }
+
+    /// Names of the corruptions that examples can be put through.
+    fn corruptions(&self) -> &[&'static str] {
+        &[]
+    }
+
+    /// Examples as the encoder takes them, corrupted at a severity from 1 to [`SEVERITIES`](crate::SEVERITIES). What
+    /// happens to one depends on the seed and on its own number alone.
+    ///
+    /// # Errors
+    /// When there is no such corruption, or an example cannot be read.
+    fn corrupted(&self, name: &str, _severity: usize, _indices: &[usize], _seed: u64) -> ssl_core::Result<I> {
+        Err(ssl_core::Error::config("corruption", format!("expected one of none, got {name}")))
+    }
+
     /// Examples, at most, that are looked at again and again while a run goes on.
     fn watched(&self) -> usize {
         2500
@@ -92,6 +116,15 @@ pub trait Examples<I>: Sync {
 const CALIBRATION: usize = 10_000;
 /// The tag of the stream of random numbers that draws them.
 const CALIBRATED: u64 = 101;
+
+/// What is measured.
+#[derive(Debug, Clone, Default)]
+pub struct Protocol {
+    /// The parts that need features alone.
+    pub options: Options,
+    /// Test examples that are corrupted, at most.
+    pub corrupted: usize,
+}
 
 /// What the encoder and its floors reach by the same protocol.
 #[derive(Debug, Serialize)]
@@ -129,8 +162,19 @@ pub fn embed<I: Batch, M: Method<Input = I> + ?Sized>(
     indices: &[usize],
     machine: &Machine,
 ) -> Result<Tensor> {
+    embed_by(method, examples, indices, machine, &|indices| examples.inputs(indices))
+}
+
+/// [`embed`] of other inputs made of the examples.
+pub(crate) fn embed_by<I: Batch, M: Method<Input = I> + ?Sized>(
+    method: &M,
+    examples: &dyn Examples<I>,
+    indices: &[usize],
+    machine: &Machine,
+    inputs: &dyn Fn(&[usize]) -> ssl_core::Result<I>,
+) -> Result<Tensor> {
     let block = |indices: &[usize]| -> ssl_core::Result<Tensor> {
-        let input = examples.inputs(indices)?.to_device(machine.device)?;
+        let input = inputs(indices)?.to_device(machine.device)?;
         let features = machine.precision.scope(machine.device, || method.embed(&input))?;
         Ok(features.f_to_kind(tch::Kind::Float)?.f_to_device(tch::Device::Cpu)?)
     };
@@ -190,89 +234,41 @@ pub fn calibrate<I: Batch, M: Method<Input = I> + ?Sized>(
     Ok(drawn.len())
 }
 
-/// A question to the features of a frozen encoder: what labels they are to tell.
-#[derive(Debug, Clone)]
-pub struct Task {
-    /// What the labels say, such as `pitch`; it may be empty where there is one task.
-    pub name: String,
-    /// The label of each example, from 0.
-    pub labels: Vec<i64>,
-    /// Names of the labels, if they have any.
-    pub label_names: Vec<String>,
-    /// Examples that teach.
-    pub train: Vec<usize>,
-    /// Examples that are asked.
-    pub test: Vec<usize>,
-}
-
-/// Sets of examples in one row, and what is asked of their features: an example's number counts through all sets.
-pub struct Probes<'a, I> {
-    /// The examples.
-    pub sets: Vec<&'a dyn Examples<I>>,
-    /// What is asked; the first task stands for the run.
-    pub tasks: Vec<Task>,
-}
-
-impl<I> std::fmt::Debug for Probes<'_, I> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Probes").field("sets", &self.sets.len()).field("tasks", &self.tasks).finish()
-    }
-}
-
-impl<'a, I> Probes<'a, I> {
-    /// The labels that the sets themselves have, if both have some.
-    pub fn of_labels(train: &'a dyn Examples<I>, test: &'a dyn Examples<I>) -> Option<Self> {
-        let (mut labels, rest) = (train.labels()?, test.labels()?);
-        labels.extend(rest);
-        let task = Task {
-            name: String::new(),
-            labels,
-            label_names: train.label_names(),
-            train: (0..train.len()).collect(),
-            test: (train.len()..train.len() + test.len()).collect(),
-        };
-        Some(Probes { sets: vec![train, test], tasks: vec![task] })
-    }
-
-    /// The features of all sets. `[N, D]`.
-    fn features(&self, of: impl Fn(&dyn Examples<I>) -> Result<Tensor>) -> Result<Tensor> {
-        let parts = self.sets.iter().map(|set| of(*set)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::f_cat(&parts, 0)?)
-    }
-}
-
-impl Task {
-    /// The features of one side with their labels.
-    fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
-        let labels = rows.iter().map(|&row| self.labels.get(row).copied()).collect::<Option<Vec<i64>>>();
-        let labels = labels.with_context(|| format!("{}: expected a label for each example", self.name))?;
-        let (first, count) = (rows.first().copied().unwrap_or(0), rows.len());
-        // Neighbouring rows are a view, which is no copy.
-        let x = match rows.iter().enumerate().all(|(place, &row)| row == first + place) {
-            true => features.f_narrow(0, first as i64, count as i64)?,
-            false => {
-                let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-                features.f_index_select(0, &Tensor::f_from_slice(&rows)?)?
-            }
-        };
-        Ok(Features::new(&x, labels)?)
-    }
-
-    fn report(&self, features: &Tensor, options: &Options) -> Result<Report> {
-        Ok(evaluate(&self.side(features, &self.train)?, &self.side(features, &self.test)?, options)?)
-    }
-
-    fn majority(&self) -> Result<f64> {
-        let of = |rows: &[usize]| -> Vec<i64> {
-            rows.iter().filter_map(|&row| self.labels.get(row).copied()).collect()
-        };
-        Ok(majority(&of(&self.train), &of(&self.test))?)
-    }
-}
-
 /// All positions of a set.
 fn every<I>(set: &dyn Examples<I>) -> Vec<usize> {
     (0..set.len()).collect()
+}
+
+/// The protocol on an encoder, for each task; of the first one also what views of its test examples and corrupted ones
+/// give.
+fn reports<I: Batch, M: Method<Input = I> + ?Sized>(
+    method: &M,
+    probes: &Probes<'_, I>,
+    machine: &Machine,
+    protocol: &Protocol,
+) -> Result<Vec<Report>> {
+    let features = probes.features(|set| embed(method, set, &every(set), machine))?;
+    let mut found = Vec::new();
+    for (place, task) in probes.tasks.iter().enumerate() {
+        let (mut report, probe) = task.report(&features, &protocol.options)?;
+        if place == 0 {
+            let seed = protocol.options.seed;
+            if let Some(set) = probes.sets.last() {
+                report.views = view_health(method, *set, machine, seed)?;
+            }
+            if let Some(probe) = probe {
+                let asked = (protocol.corrupted, seed);
+                report.robustness = robustness(method, &probe, (probes, task), machine, asked)?;
+            }
+        }
+        found.push(report);
+    }
+    Ok(found)
+}
+
+/// A floor: which class it takes for which is nobody's question, and it would be long.
+fn as_floor(report: Report) -> Report {
+    Report { linear_confusion: Vec::new(), ..report }
 }
 
 /// The protocol on a trained encoder, whose statistics are [`calibrate`]d on `clean`, and on its floors: for each task.
@@ -284,34 +280,35 @@ pub fn evaluate_all<I: Batch, M: Method<Input = I> + ?Sized>(
     untrained: Option<&M>,
     (probes, clean): (&Probes<'_, I>, &dyn Examples<I>),
     machine: &Machine,
-    options: &Options,
+    protocol: &Protocol,
     progress: &dyn Fn(&str),
 ) -> Result<Vec<Evaluation>> {
-    let reports = |of: &dyn Fn(&dyn Examples<I>) -> Result<Tensor>| -> Result<Vec<Report>> {
-        let features = probes.features(of)?;
-        probes.tasks.iter().map(|task| task.report(&features, options)).collect()
-    };
     progress("evaluating the encoder");
-    let evals = reports(&|set| embed(method, set, &every(set), machine))?;
+    let evals = reports(method, probes, machine, protocol)?;
     let Some(untrained) = untrained else {
         return Ok(evals.into_iter().map(|eval| Evaluation { eval, floors: None }).collect());
     };
     progress("evaluating the floor: random initialization");
-    let untouched = reports(&|set| embed(untrained, set, &every(set), machine))?;
-    let recalibrated = match calibrate(untrained, clean, machine, options.seed)? {
+    let floors = |protocol: &Protocol| -> Result<Vec<Report>> {
+        Ok(reports(untrained, probes, machine, protocol)?.into_iter().map(as_floor).collect())
+    };
+    let untouched = floors(protocol)?;
+    let recalibrated = match calibrate(untrained, clean, machine, protocol.options.seed)? {
         0 => vec![None; evals.len()],
         _ => {
             progress("evaluating the floor: random initialization, recalibrated");
-            let found = reports(&|set| embed(untrained, set, &every(set), machine))?;
-            found.into_iter().map(Some).collect()
+            // Corrupted examples are embedded by one random encoder alone: they are many.
+            floors(&Protocol { corrupted: 0, ..protocol.clone() })?.into_iter().map(Some).collect()
         }
     };
     let mut inputs = vec![BTreeMap::new(); evals.len()];
     for name in probes.sets.first().map(|set| set.floors()).unwrap_or_default() {
         progress(&format!("evaluating the floor: {}", name.replace('_', " ")));
-        let of = reports(&|set| stack(&every(set), set.block(), |indices| set.floor(name, indices)))?;
-        for (inputs, of) in inputs.iter_mut().zip(of) {
-            inputs.insert((*name).to_string(), of);
+        let features =
+            probes.features(|set| stack(&every(set), set.block(), |indices| set.floor(name, indices)))?;
+        for (inputs, task) in inputs.iter_mut().zip(&probes.tasks) {
+            let (report, _) = task.report(&features, &protocol.options)?;
+            inputs.insert((*name).to_string(), as_floor(report));
         }
     }
     let floors = untouched.into_iter().zip(recalibrated).zip(inputs).zip(&probes.tasks);

@@ -1,13 +1,14 @@
 //! One run from its first step to its summary, for every modality.
-use crate::evaluation::{Examples, Probes, calibrate, draw, evaluate_all};
+use crate::evaluation::{Examples, Protocol, calibrate, draw, evaluate_all};
 use crate::report;
 use crate::report::Reached;
-use crate::{CommonFlags, Machine, RunConfig, RunDir};
+use crate::summary::{file_name, keep_training};
+use crate::{CommonFlags, Machine, Probes, RunConfig, RunDir};
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressDrawTarget;
 use serde_json::{Value, json};
 use ssl_core::checkpoint::{self, write_tensors};
-use ssl_core::eval::{CollapseAlarm, Features, Layer, LinearOptions, Options, linear};
+use ssl_core::eval::{CollapseAlarm, Features, Layer, LeftOutOptions, LinearOptions, Options, linear};
 use ssl_core::hooks::{Checkpoints, CollapseWatch, Derived, HeldOut, OnCollapse, OnlineKnn, held_out};
 use ssl_core::optim::Optimizer;
 use ssl_core::record::{Console, JsonLines, Progress, Recorder, Tee, TensorBoard, peak_rss_mib, read_curves};
@@ -127,7 +128,8 @@ impl Experiment<'_> {
                 0
             }
         };
-        if self.flags.eval_only && first == 0 {
+        // An encoder that was given needs no checkpoint to be evaluated.
+        if self.flags.eval_only && first == 0 && self.flags.init.is_none() {
             let dir = self.dir.path().display();
             bail!("{dir}: no checkpoint to evaluate yet; leave --eval-only out to go on with the run");
         }
@@ -190,6 +192,7 @@ impl Experiment<'_> {
             "method": self.config.method,
             "dataset": self.config.data,
             "encoder": parts.encoder,
+            "parameters": parameters(method.as_ref()),
             "seed": self.config.seed,
             "device": self.machine.device_name(),
             "precision": self.config.precision,
@@ -201,6 +204,9 @@ impl Experiment<'_> {
             "train_examples": parts.train.len(),
             "unreadable": unreadable.told.len(),
         });
+        if let Some(init) = &self.config.init {
+            merge(&mut summary, json!({"init": init}));
+        }
         let (reached, found) = if self.flags.no_eval {
             (Vec::new(), json!({}))
         } else {
@@ -219,7 +225,11 @@ impl Experiment<'_> {
         merge(&mut tail, found);
         merge(&mut tail, json!({"run_dir": self.dir.path(), "version": self.config.version}));
         merge(&mut summary, tail);
-        self.dir.write_json("summary.json", &summary)?;
+        if self.flags.eval_only {
+            let before = std::fs::read_to_string(self.dir.file("summary.json")).unwrap_or_default();
+            keep_training(&mut summary, &serde_json::from_str(&before).unwrap_or_default());
+        }
+        self.dir.write_json(&file_name(self.config, &self.dir.config()?), &summary)?;
         let sets = match parts.probes.as_ref().map(|probes| probes.sets.as_slice()) {
             Some([first, .., last]) => (*first, *last),
             Some([only]) => (*only, *only),
@@ -339,9 +349,8 @@ impl Experiment<'_> {
             return Ok((Vec::new(), result));
         };
         let untrained = if self.flags.no_floors { None } else { Some(self.untrained(parts)?) };
-        let options = Options { seed: self.config.seed, ..Options::default() };
         let sets = (probes, parts.train);
-        let found = evaluate_all(method, untrained.as_deref(), sets, &self.machine, &options, &say)?;
+        let found = evaluate_all(method, untrained.as_deref(), sets, &self.machine, &self.protocol(), &say)?;
         let mut protocol = "offline, frozen encoder, before any head".to_string();
         if calibrated > 0 {
             protocol += &format!(", statistics recalibrated on {calibrated} clean training examples");
@@ -377,6 +386,16 @@ impl Experiment<'_> {
         }
         self.finetune(parts, method, test, &mut result)?;
         Ok((reached, result))
+    }
+
+    /// What the flags ask for.
+    fn protocol(&self) -> Protocol {
+        let options = Options {
+            seed: self.config.seed,
+            anomaly: self.flags.anomaly.then(LeftOutOptions::default),
+            ..Options::default()
+        };
+        Protocol { options, corrupted: if self.flags.robustness { CORRUPTED } else { 0 } }
     }
 
     /// Tells the person at the terminal.
@@ -480,6 +499,14 @@ impl Experiment<'_> {
     }
 }
 
+/// The numbers of an encoder that are trained, without running statistics.
+fn parameters<M: Method + ?Sized>(method: &M) -> usize {
+    let is_trained = |name: &str| {
+        !["running_mean", "running_var", "num_batches_tracked"].iter().any(|end| name.ends_with(end))
+    };
+    method.encoder().iter().filter(|(name, _)| is_trained(name)).map(|(_, tensor)| tensor.numel()).sum()
+}
+
 /// Names the samples that cannot be read, each once and as soon as it is known.
 struct Unreadable<'a> {
     list: &'a dyn Fn() -> Vec<String>,
@@ -502,6 +529,8 @@ impl<M: Method + ?Sized> Hook<M> for Unreadable<'_> {
     }
 }
 
+/// Test examples that are corrupted, at most: each of them some fifteen times.
+const CORRUPTED: usize = 2000;
 /// Held-out examples of which is shown what the method makes.
 const SHOWN: i64 = 12;
 /// Training examples of the probes of single stages, which are many.

@@ -61,17 +61,17 @@ pub struct CommonFlags {
     #[arg(long, value_name = "N")]
     pub prefetch: Option<usize>,
     /// Goes on with an interrupted run; `last` is the newest one of this method.
-    #[arg(long, value_name = "DIR|last", conflicts_with_all = ["out", "config"])]
+    #[arg(long, value_name = "DIR|last", group = "evaluated", conflicts_with_all = ["out", "config"])]
     pub resume: Option<String>,
     /// Starts from the config.json of an earlier run; flags win over it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Starts from the weights of an encoder (a safetensors file, torchvision's and timm's too), or from the heads,
     /// teacher and optimizer too of an earlier run's last checkpoint (its directory).
-    #[arg(long, value_name = "FILE|RUN", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE|RUN", group = "evaluated")]
     pub init: Option<PathBuf>,
-    /// Only evaluates the encoder of the run named by --resume.
-    #[arg(long, requires = "resume")]
+    /// Only evaluates: the encoder of the run named by --resume, or the one that --init gives.
+    #[arg(long, requires = "evaluated")]
     pub eval_only: bool,
     /// Leaves the evaluation out.
     #[arg(long, conflicts_with = "eval_only")]
@@ -79,6 +79,12 @@ pub struct CommonFlags {
     /// Leaves the floors (random initialization, raw input) out of the evaluation.
     #[arg(long)]
     pub no_floors: bool,
+    /// Also asks the linear probe for test examples that are corrupted, at five severities.
+    #[arg(long, conflicts_with = "no_eval")]
+    pub robustness: bool,
+    /// Also leaves each class out of the training set in turn, and tells it by the distance to its nearest neighbors.
+    #[arg(long, conflicts_with = "no_eval")]
+    pub anomaly: bool,
     /// Also fine-tunes the encoder, and the random one, on so many percent of the labels [default: 1,10,100].
     #[arg(long, value_name = "PERCENT,..", num_args = 0..=1, default_missing_value = "1,10,100", conflicts_with = "no_eval")]
     pub finetune: Option<Percents>,

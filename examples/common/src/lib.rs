@@ -3,24 +3,29 @@
 
 mod app;
 mod config;
+mod corruption;
 mod evaluation;
 mod experiment;
 mod finetuning;
 mod flags;
 mod machine;
+mod probes;
 mod progress;
 mod report;
 mod run_dir;
+mod summary;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;
-pub use evaluation::{Evaluation, Examples, Floors, Probes, Task, calibrate, embed, evaluate_all};
+pub use corruption::{SEVERITIES, events, noise};
+pub use evaluation::{Evaluation, Examples, Floors, Protocol, calibrate, embed, evaluate_all};
 pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
 pub use machine::{Machine, locate_all, locate_data, stop_flag};
+pub use probes::{Probes, Task};
 pub use progress::ByteBar;
 pub use run_dir::RunDir;
 pub use ssl_torch::set_threads;

@@ -1,4 +1,5 @@
 //! The text of a run: its tokenizer, training and test tokens, examples for the evaluation.
+use crate::corrupt;
 use crate::floors::{Counts, NAMES};
 use anyhow::{Context, Result, bail};
 use ssl_core::checkpoint::write_atomically;
@@ -207,6 +208,33 @@ impl Examples<Tokens> for Documents {
     fn size_of(&self, index: usize) -> usize {
         let len = self.store.document_len(index as u64).unwrap_or(0) as usize;
         len.min(self.framing.body())
+    }
+
+    fn corruptions(&self) -> &[&'static str] {
+        &corrupt::NAMES
+    }
+
+    /// What was read of the documents is spelled out, made worse, and cut into tokens anew.
+    fn corrupted(
+        &self,
+        name: &str,
+        severity: usize,
+        indices: &[usize],
+        seed: u64,
+    ) -> ssl_core::Result<Tokens> {
+        let worse = |&index: &usize| -> ssl_core::Result<String> {
+            let ids = self.store.document(index as u64, self.framing.body())?;
+            let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+            corrupt::corrupt(&self.tokenizer.decode(&ids)?, name, severity, (index, seed))
+        };
+        let texts = indices.iter().map(worse).collect::<ssl_core::Result<Vec<_>>>()?;
+        let rows: Vec<Vec<i64>> = self
+            .tokenizer
+            .encode_all(texts)?
+            .into_iter()
+            .map(|ids| ids.into_iter().map(i64::from).collect())
+            .collect();
+        self.framing.tokens(&rows)
     }
 
     fn labels(&self) -> Option<Vec<i64>> {

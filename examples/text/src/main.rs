@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
 mod commands;
+mod corrupt;
 mod data;
 mod floors;
 
@@ -159,7 +160,9 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let experiment =
         Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
     let outcome = experiment.run(&parts)?;
-    if matches!(outcome, Outcome::Finished(_)) {
+    // An encoder that was given is in a folder already.
+    let given = flags.eval_only && flags.init.is_some();
+    if matches!(outcome, Outcome::Finished(_)) && !given {
         let method = commands::load(dir.path())?.method;
         if method.export().is_some() {
             interop::write(&dir.file("encoder"), method.as_ref(), &recipe.encoder, &text.tokenizer)?;

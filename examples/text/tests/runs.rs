@@ -11,7 +11,7 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
     let root = tempfile::tempdir().unwrap();
     let (data, out) = (root.path().join("data"), root.path().join("run"));
     write_data(&data);
-    let ended = run(tiny("mlm", &data).arg("--out").arg(&out));
+    let ended = run(tiny("mlm", &data).arg("--robustness").arg("--out").arg(&out));
     let summary: Value = serde_json::from_str(ended.succeeds().lines().last().unwrap()).unwrap();
     for place in [
         "/eval/linear",
@@ -21,6 +21,10 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
         "/floors/bag_of_random_embeddings/linear",
         "/pretext/loss",
         "/pretext/perplexity",
+        "/eval/robustness/letters_swapped/4",
+        "/eval/robustness/letters_dropped/4",
+        "/floors/random_init/robustness/clean",
+        "/floors/tf_idf/clustering/nmi",
     ] {
         assert!(summary.pointer(place).is_some_and(Value::is_number), "{place}: {summary}");
     }
@@ -139,4 +143,11 @@ fn a_run_starts_from_a_model_of_transformers_and_from_another_run() {
             assert!(after[name].equal(tensor), "{out}: {name}");
         }
     }
+    let mut command =
+        text(&["mlm", "--eval-only", "--no-floors", "--quiet", "--threads", "1", "--batch-size", "8"]);
+    command.args(["--length", "16", "--init"]).arg(first.join("encoder")).arg("--data").arg(&data);
+    let ended = run(command.arg("--out").arg(root.path().join("given")));
+    let summary: Value = serde_json::from_str(ended.succeeds()).unwrap();
+    assert!(summary["eval"]["linear"].is_number() && summary["steps"] == 0, "{summary}");
+    assert_eq!(summary["encoder"], "bert_d16_l1_h2");
 }

@@ -2,6 +2,7 @@
 //!
 //! Source of the floors: mean differences between frames, as in Bobick & Davis, 2001 (motion templates):
 //! <https://doi.org/10.1109/34.910878>; colour histograms, Swain & Ballard, 1991: <https://doi.org/10.1007/BF00130487>.
+use crate::corrupt;
 use ssl_core::report::Figure;
 use ssl_examples::{Examples, Probes, Task};
 use ssl_video::{Clean, LabelSet, VideoDataset};
@@ -31,6 +32,13 @@ impl Clips {
     fn stem(&self, index: usize) -> String {
         let name = self.set.name(index);
         Path::new(&name).file_stem().map_or(name.clone(), |stem| stem.to_string_lossy().into_owned())
+    }
+
+    /// Windows from 0 to 1.
+    fn full_scale(&self, indices: &[usize]) -> ssl_core::Result<Tensor> {
+        let channels = self.clean.mean.len();
+        let plain = Clean { mean: vec![0.; channels], std: vec![1.; channels], ..self.clean.clone() };
+        Ok(plain.batch(&*self.set, indices)?.f_to_kind(Kind::Float)?)
     }
 }
 
@@ -65,10 +73,7 @@ impl Examples<Tensor> for Clips {
     }
 
     fn floor(&self, name: &str, indices: &[usize]) -> ssl_core::Result<Tensor> {
-        let channels = self.clean.mean.len();
-        // Full scale: 0 to 1.
-        let plain = Clean { mean: vec![0.; channels], std: vec![1.; channels], ..self.clean.clone() };
-        let x = plain.batch(&*self.set, indices)?.f_to_kind(Kind::Float)?;
+        let x = self.full_scale(indices)?;
         if name == "mean_frame_difference" {
             let frames = x.size().get(2).copied().unwrap_or(1);
             let (before, after) = (x.f_narrow(2, 0, frames - 1)?, x.f_narrow(2, 1, frames - 1)?);
@@ -90,6 +95,22 @@ impl Examples<Tensor> for Clips {
 
     fn watched(&self) -> usize {
         1000
+    }
+
+    fn corruptions(&self) -> &[&'static str] {
+        &corrupt::NAMES
+    }
+
+    fn corrupted(
+        &self,
+        name: &str,
+        severity: usize,
+        indices: &[usize],
+        seed: u64,
+    ) -> ssl_core::Result<Tensor> {
+        let worse = corrupt::corrupt(&self.full_scale(indices)?, name, severity, (indices, seed))?;
+        let of = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1, 1]);
+        Ok(worse.f_sub(&of(&self.clean.mean)?)?.f_div(&of(&self.clean.std)?)?)
     }
 
     fn labels(&self) -> Option<Vec<i64>> {

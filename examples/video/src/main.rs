@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
 mod commands;
+mod corrupt;
 mod data;
 mod examples;
 mod picture;

@@ -11,7 +11,7 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
     let root = tempfile::tempdir().unwrap();
     let (data, out) = (root.path().join("data"), root.path().join("run"));
     write_data(&data);
-    let ended = run(tiny("frame_order", &data).arg("--out").arg(&out));
+    let ended = run(tiny("frame_order", &data).arg("--robustness").arg("--out").arg(&out));
     let summary: Value = serde_json::from_str(ended.succeeds().lines().last().unwrap()).unwrap();
     for place in [
         "/eval/linear",
@@ -20,6 +20,9 @@ fn the_summary_has_the_probes_their_floors_and_the_pretext_task() {
         "/floors/color_histogram/linear",
         "/pretext/accuracy",
         "/pretext/chance",
+        "/eval/robustness/gaussian_noise/4",
+        "/eval/robustness/dropped_frames/4",
+        "/eval/clustering/nmi",
     ] {
         assert!(summary.pointer(place).is_some_and(Value::is_number), "{place}: {summary}");
     }

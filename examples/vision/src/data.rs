@@ -1,4 +1,5 @@
 //! The images of a run: training and test set, clean examples, held-out batches, pictures.
+use crate::corrupt;
 use anyhow::{Context, Result, ensure};
 use ssl_core::checkpoint::write_atomically;
 use ssl_core::report::Figure;
@@ -23,6 +24,8 @@ const HELD_BACK: u64 = 0;
 const HELD_OUT: u64 = 107;
 /// Apart from both.
 const TUNED: u64 = 108;
+/// Apart from all: views that are embedded, to see how much they differ.
+const DRAWN: u64 = 116;
 
 /// A training set, and a test set where the data has one.
 #[derive(Debug)]
@@ -185,6 +188,43 @@ impl Examples<Tensor> for CleanImages {
         Ok(Some(Box::new(LabelledViews { source, labels })))
     }
 
+    fn drawn(&self, indices: &[usize], draw: u64, seed: u64) -> ssl_core::Result<Option<Tensor>> {
+        let Some((view, device)) = &self.views else { return Ok(None) };
+        let images = Arc::new(Subset::new(Arc::clone(&self.images), indices.to_vec())?);
+        let source = ViewSource::new(images, vec![view.clone()], indices.len(), mix(seed, DRAWN))?;
+        let source = match *device {
+            Some(device) => source.on_device(device)?,
+            None => source,
+        };
+        let Views(mut views) = source.views(draw, 0)?;
+        // The source shuffles them: back to the order that was asked for.
+        let mut order: Vec<(usize, i64)> = source.indices(draw, 0)?.into_iter().zip(0..).collect();
+        order.sort_unstable();
+        let places: Vec<i64> = order.into_iter().map(|(_, place)| place).collect();
+        let views = views.swap_remove(0);
+        let places = Tensor::f_from_slice(&places)?.f_to_device(views.device())?;
+        Ok(Some(views.f_index_select(0, &places)?))
+    }
+
+    fn corruptions(&self) -> &[&'static str] {
+        &corrupt::NAMES
+    }
+
+    fn corrupted(
+        &self,
+        name: &str,
+        severity: usize,
+        indices: &[usize],
+        seed: u64,
+    ) -> ssl_core::Result<Tensor> {
+        let channels = self.clean.mean.len();
+        let plain = Clean { mean: vec![0.; channels], std: vec![1.; channels], ..self.clean.clone() };
+        let x = plain.batch(self.images.as_ref(), indices)?.f_to_kind(Kind::Float)?;
+        let worse = corrupt::corrupt(&x, name, severity, (indices, seed))?;
+        let of = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
+        Ok(worse.f_sub(&of(&self.clean.mean)?)?.f_div(&of(&self.clean.std)?)?)
+    }
+
     fn labels(&self) -> Option<Vec<i64>> {
         self.images.labels()
     }
@@ -202,8 +242,8 @@ impl Examples<Tensor> for CleanImages {
 }
 
 impl CleanImages {
-    /// Fine-tunes on random crops of at least half of an image, mirrored or not, instead of the images themselves; made
-    /// on `device` if there is one.
+    /// With random crops of at least half of an image, mirrored or not, as views: fine-tuned on instead of the images
+    /// themselves; made on `device` if there is one.
     pub(crate) fn with_crops(self, device: Option<Device>) -> Self {
         let crops = Augment { crop_scale: [0.5, 1.], ..Augment::crop_and_flip(self.clean.size) };
         let views = Some((crops.normalized(&self.clean.mean, &self.clean.std), device));

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "the example talks to a person")]
 
 mod anomaly;
+mod corrupt;
 mod data;
 
 use anyhow::{Context, Result};
@@ -147,6 +148,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let on_device = (recipe.augment_on == AugmentOn::Device).then_some(device);
     let crops = matches.get_one::<String>("finetune-views").is_some_and(|views| views == "crops");
     let train = if crops { train.with_crops(on_device) } else { train };
+    let test = test.map(|test| test.with_crops(on_device));
     let parts = Parts {
         build: &build,
         start: &begin,

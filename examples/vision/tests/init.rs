@@ -8,7 +8,7 @@ use ssl_core::checkpoint::{read_tensors, write_tensors};
 use ssl_examples::testing::Ended;
 use std::collections::BTreeMap;
 use std::path::Path;
-use support::{run, tiny, write_data};
+use support::{run, tiny, vision, write_data};
 use tch::Tensor;
 use tempfile::{TempDir, tempdir};
 
@@ -52,6 +52,32 @@ fn a_run_starts_from_the_weights_of_a_file_and_leaves_its_classifier_out() {
     let of = |run: &str| weights(&root.path().join(run).join("encoder.safetensors"));
     assert!(equal(&of("next"), &of("run")));
     assert!(!equal(&of("fresh"), &of("run")));
+}
+
+#[test]
+fn a_given_encoder_is_evaluated_without_training() {
+    let root = scene();
+    let evaluated = |flags: &[&str]| {
+        let ended = run(vision(&["simclr", "--eval-only", "--no-floors", "--quiet"])
+            .args(flags)
+            .current_dir(root.path()));
+        serde_json::from_str::<serde_json::Value>(ended.succeeds()).unwrap()
+    };
+    let shape =
+        ["--encoder", "resnet10_w4", "--stem", "strided", "--image-size", "12", "--augment.size", "12"];
+    let init =
+        ["--init", "run/encoder.safetensors", "--data", "data", "--out", "given", "--batch-size", "16"];
+    let given = evaluated(&[&shape[..], &init, &["--threads", "1"]].concat());
+    let own = evaluated(&["--resume", "run"]);
+    assert_eq!((&given["steps"], &given["eval"]["n_test"]), (&0.into(), &40.into()));
+    assert_eq!(given["init"], "run/encoder.safetensors");
+    assert_eq!(
+        (&given["eval"]["linear"], &given["eval"]["knn"]),
+        (&own["eval"]["linear"], &own["eval"]["knn"])
+    );
+    assert!(root.path().join("given/summary.json").is_file());
+    let ended = run(vision(&["simclr", "--eval-only", "--data", "data"]).current_dir(root.path()));
+    ended.fails(2);
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn parse(line: &str) -> Value {
 fn standard_output_is_the_summary_and_an_encoder_can_be_measured_again() {
     let (root, ..) = scene(&[]);
     let before = fs::read(root.path().join("run/config.json")).unwrap();
+    let trained = parse(&fs::read_to_string(root.path().join("run/summary.json")).unwrap());
     let ended = run(&mut resume(root.path(), &["--eval-only"]));
     let out = ended.succeeds();
     assert_eq!(out.lines().count(), 1, "{out}");
@@ -72,13 +73,28 @@ fn standard_output_is_the_summary_and_an_encoder_can_be_measured_again() {
         "/floors/raw/linear",
         "/floors/majority",
         "/run_dir",
+        "/parameters",
+        "/eval/knn_interval/0",
+        "/eval/linear_interval/1",
+        "/eval/linear_confusion/3/3",
+        "/eval/clustering/nmi",
+        "/eval/retrieval/map",
+        "/eval/views/lidar",
+        "/floors/random_init/clustering/accuracy",
+        "/floors/random_init/views/alignment",
+        "/floors/raw/retrieval/recall_at_1",
     ] {
         assert!(summary.pointer(path).is_some_and(|value| !value.is_null()), "{path}: {out}");
     }
     assert_eq!(summary["floors"]["majority"], 0.25);
+    for path in ["/eval/robustness", "/eval/anomaly", "/floors/raw/linear_confusion", "/floors/raw/views"] {
+        assert!(summary.pointer(path).is_none(), "{path}: {out}");
+    }
     assert_eq!((&summary["steps"], &summary["samples"]), (&STEPS.into(), &(16 * STEPS).into()));
     let written = fs::read_to_string(root.path().join("run/summary.json")).unwrap();
     assert_eq!(parse(&written), summary);
+    let train = &summary["seconds"]["train"];
+    assert!(*train == trained["seconds"]["train"] && train.as_f64().unwrap() > 0., "{out}");
     assert!(ended.err.contains("evaluating the encoder"), "progress goes to standard error: {}", ended.err);
 
     // Other data and another part of it are evaluated, and the run stays what it was.
@@ -89,7 +105,27 @@ fn standard_output_is_the_summary_and_an_encoder_can_be_measured_again() {
     assert_eq!((&summary["dataset"], &summary["train_examples"]), (&"moved".into(), &120.into()));
     assert_eq!((&summary["eval"]["n_train"], &summary["floors"]), (&120.into(), &Value::Null));
     assert_eq!(again.err, "");
+    let own = fs::read_to_string(root.path().join("run/summary-moved.json")).unwrap();
+    assert_eq!(parse(&own), summary);
+    assert_eq!(fs::read_to_string(root.path().join("run/summary.json")).unwrap(), written);
     assert!(fs::read(root.path().join("run/config.json")).unwrap() == before);
+}
+
+#[test]
+fn corrupted_images_and_unknown_classes_are_measured_where_they_are_asked_for() {
+    let (root, ..) = scene(&[]);
+    let ended = run(&mut resume(root.path(), &["--eval-only", "--robustness", "--anomaly"]));
+    let summary = parse(ended.succeeds());
+    let (eval, floor) = (&summary["eval"], &summary["floors"]["random_init"]);
+    for name in ["gaussian_noise", "gaussian_blur", "contrast"] {
+        for place in [eval, floor] {
+            assert_eq!(place["robustness"][name].as_array().unwrap().len(), 5, "{name}: {place}");
+        }
+    }
+    assert_eq!((&eval["robustness"]["clean"], &eval["robustness"]["n_test"]), (&eval["linear"], &40.into()));
+    assert_eq!(eval["anomaly"]["by_class"].as_array().unwrap().len(), 4);
+    assert!(summary.pointer("/floors/raw/anomaly/auroc").is_some());
+    assert_eq!((&eval["views"]["examples"], &eval["views"]["views"]), (&40.into(), &10.into()));
 }
 
 #[test]

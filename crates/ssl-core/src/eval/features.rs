@@ -144,6 +144,11 @@ impl Features {
         if self.y.iter().all(|label| Some(label) == self.y.first()) {
             return Err(Error::config("labels", "expected at least 2 classes in the training set, got 1"));
         }
+        self.check_width(test)
+    }
+
+    /// That the rows of `test` are as wide as those of the training set `self`.
+    pub(crate) fn check_width(&self, test: &Features) -> Result<()> {
         if self.dim() != test.dim() {
             let expected = format!("[N, {}] as in the training set", self.dim());
             return Err(Error::Shape { what: "test features".into(), expected, got: test.x.size() });
@@ -156,6 +161,11 @@ impl Features {
 pub(crate) fn agreement(predicted: &[i64], labels: &[i64]) -> f64 {
     let hits = predicted.iter().zip(labels).filter(|(a, b)| a == b).count();
     hits as f64 / labels.len().max(1) as f64
+}
+
+/// Where two label sequences agree.
+pub(crate) fn hits(predicted: &[i64], labels: &[i64]) -> Vec<bool> {
+    predicted.iter().zip(labels).map(|(a, b)| a == b).collect()
 }
 
 /// A vector of any device as host values.

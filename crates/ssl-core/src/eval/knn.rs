@@ -25,12 +25,14 @@ impl Default for KnnOptions {
 }
 
 /// An accuracy with what it depends on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Knn {
     /// Share of the test set whose class got the most votes.
     pub accuracy: f64,
     /// Neighbours that voted.
     pub k: i64,
+    /// The class with the most votes, for each test example.
+    pub predictions: Vec<i64>,
 }
 
 /// Accuracy of weighted kNN by cosine similarity; of classes with equal votes the lower one wins.
@@ -48,7 +50,8 @@ pub fn knn(train: &Features, test: &Features, options: &KnnOptions) -> Result<Kn
     let votes = knn_votes(train, test.x(), k, options.temperature)?;
     // The first of equal maxima: libtorch's argmax does not promise which it takes.
     let ranking = votes.f_sort_stable(true, 1, true)?.1.f_select(1, 0)?;
-    Ok(Knn { accuracy: agreement(&host(&ranking)?, test.y()), k })
+    let predictions: Vec<i64> = host(&ranking)?;
+    Ok(Knn { accuracy: agreement(&predictions, test.y()), k, predictions })
 }
 
 /// Votes of the `k` nearest training examples for every class, each row scaled so that its nearest
@@ -163,7 +166,8 @@ mod tests {
         let train = Features::new(&x, vec![2, 1, 0]).unwrap();
         let test = Features::new(&Tensor::from_slice(&[1f32, 0.0]).view([1, 2]), vec![1]).unwrap();
         let options = KnnOptions { k: Some(2), temperature: 1e-3 };
-        assert_eq!(knn(&train, &test, &options).unwrap(), Knn { accuracy: 1.0, k: 2 });
+        let expected = Knn { accuracy: 1.0, k: 2, predictions: vec![1] };
+        assert_eq!(knn(&train, &test, &options).unwrap(), expected);
     }
 
     #[test]

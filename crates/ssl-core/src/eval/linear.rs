@@ -1,9 +1,9 @@
 //! The linear probe: how much of the classes a linear classifier finds in frozen features.
-use super::features::{Features, agreement};
+use super::features::{Features, agreement, hits};
 use super::lbfgs::{Lbfgs, Minimum};
 use super::logistic::{Problem, Scaling, predict};
 use super::stream;
-use crate::{Error, Result, rng};
+use crate::{Error, Result, dims2, rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -34,7 +34,9 @@ impl Default for LinearOptions {
 pub struct Linear {
     /// Share of the test set that is classified right.
     pub accuracy: f64,
-    /// The same for each class; none where the test set has no example of it.
+    /// The class of each test example.
+    pub predictions: Vec<i64>,
+    /// The accuracy for each class; none where the test set has no example of it.
     pub class_accuracy: Vec<Option<f64>>,
     /// The chosen penalty.
     pub l2: f64,
@@ -50,48 +52,101 @@ const TOLERANCE: (f64, f64) = (3e-4, 1e-4);
 /// Weaker penalties in a row that may do no better before the search ends.
 const PATIENCE: usize = 2;
 
-/// Accuracy of multinomial logistic regression on standardized features.
-///
-/// The penalty is chosen on a stratified held-back part of the training set, never on the test set; then the
-/// classifier is fitted to the whole training set. Means and deviations are those of the whole training set.
+/// A fitted linear probe.
+#[derive(Debug)]
+pub struct LinearProbe {
+    scaling: Scaling,
+    weights: Vec<f64>,
+    classes: i64,
+    dim: i64,
+    l2: f64,
+    held_back: Vec<(f64, f64)>,
+    iterations: usize,
+}
+
+impl LinearProbe {
+    /// Fits multinomial logistic regression to standardized features.
+    ///
+    /// The penalty is chosen on a stratified held-back part of the training set; then the classifier is fitted to the whole
+    /// training set. Means and deviations are those of the whole training set.
+    ///
+    /// # Errors
+    /// `Error::Config` when no penalty is given or one is not positive, when nothing can be held back or there is a
+    /// single class.
+    ///
+    /// # Source
+    /// The protocol of Kornblith et al., 2019, section 3.1 (logistic regression by L-BFGS, penalty by a held-back
+    /// part): <https://arxiv.org/abs/1805.08974>.
+    pub fn fit(train: &Features, options: &LinearOptions) -> Result<Self> {
+        train.check_against(train)?;
+        let path = descending(&options.l2)?;
+        let (kept, held) = split(train, options)?;
+        let scaling = Scaling::of(train.x())?;
+        let rows = Tensor::f_from_slice(&[kept.as_slice(), held.as_slice()].concat())?;
+        let rows = rows.f_to_device(train.x().device())?;
+        let labels = train.y_tensor()?.f_index_select(0, &rows)?;
+        let design = scaling.design(train.x(), &rows)?;
+        let all = Problem::new(design, labels, train.classes()).preconditioned()?;
+
+        let choice = choose(&all.head(kept.len() as i64)?, &all.tail(held.len() as i64)?, &path, options)?;
+        let search = Lbfgs { memory: 10, max_iterations: 4 * options.max_iterations, tolerance: TOLERANCE.1 };
+        let fitted = all.fit(choice.l2, &search, choice.weights)?;
+        Ok(LinearProbe {
+            scaling,
+            weights: fitted.x,
+            classes: train.classes(),
+            dim: train.dim(),
+            l2: choice.l2,
+            held_back: choice.tried,
+            iterations: choice.iterations + fitted.iterations,
+        })
+    }
+
+    /// The most likely class of each row.
+    ///
+    /// # Shapes
+    /// `x`: `[M, D]`; returns M classes.
+    ///
+    /// # Errors
+    /// `Error::Shape` when `x` is not as wide as the training set.
+    pub fn predict(&self, x: &Tensor) -> Result<Vec<i64>> {
+        let (_, width) = dims2(x, "features", "[M, D]")?;
+        if width != self.dim {
+            let expected = format!("[M, {}] as in the training set", self.dim);
+            return Err(Error::Shape { what: "features".into(), expected, got: x.size() });
+        }
+        predict(&self.scaling.design_of_all(x)?, &self.weights, self.classes)
+    }
+
+    /// What the probe reaches on a test set.
+    ///
+    /// # Errors
+    /// As [`LinearProbe::predict`].
+    pub fn test(&self, test: &Features) -> Result<Linear> {
+        let predictions = self.predict(test.x())?;
+        let right = hits(&predictions, test.y());
+        let by_class = |rows: Vec<i64>| {
+            let hits = rows.iter().filter(|&&row| right.get(row as usize) == Some(&true)).count();
+            (!rows.is_empty()).then(|| hits as f64 / rows.len() as f64)
+        };
+        Ok(Linear {
+            accuracy: agreement(&predictions, test.y()),
+            class_accuracy: test.rows_by_class().into_iter().map(by_class).collect(),
+            predictions,
+            l2: self.l2,
+            held_back: self.held_back.clone(),
+            iterations: self.iterations,
+        })
+    }
+}
+
+/// What a linear probe that is fitted to the training set reaches on the test set, which has no part in the fit.
 ///
 /// # Errors
-/// `Error::Config` when no penalty is given or one is not positive, when nothing can be held back or there is a
-/// single class; `Error::Shape` when the widths differ.
-///
-/// # Source
-/// The protocol of Kornblith et al., 2019, section 3.1 (logistic regression by L-BFGS, penalty by a held-back
-/// part): <https://arxiv.org/abs/1805.08974>.
+/// As [`LinearProbe::fit`] and [`LinearProbe::test`].
 pub fn linear(train: &Features, test: &Features, options: &LinearOptions) -> Result<Linear> {
     train.check_against(test)?;
-    let path = descending(&options.l2)?;
-    let (kept, held) = split(train, options)?;
-    let scaling = Scaling::of(train.x())?;
-    let rows = Tensor::f_from_slice(&[kept.as_slice(), held.as_slice()].concat())?;
-    let rows = rows.f_to_device(train.x().device())?;
-    let labels = train.y_tensor()?.f_index_select(0, &rows)?;
-    let design = scaling.design(train.x(), &rows)?;
-    let all = Problem::new(design, labels, train.classes()).preconditioned()?;
-
-    let choice = choose(&all.head(kept.len() as i64)?, &all.tail(held.len() as i64)?, &path, options)?;
-    let search = Lbfgs { memory: 10, max_iterations: 4 * options.max_iterations, tolerance: TOLERANCE.1 };
-    let fitted = all.fit(choice.l2, &search, choice.weights)?;
-    let iterations = choice.iterations + fitted.iterations;
-    drop(all);
-
-    let predicted = predict(&scaling.design_of_all(test.x())?, &fitted.x, train.classes())?;
-    let by_class = |rows: Vec<i64>| {
-        let hits =
-            rows.iter().filter(|&&row| predicted.get(row as usize) == test.y().get(row as usize)).count();
-        (!rows.is_empty()).then(|| hits as f64 / rows.len() as f64)
-    };
-    Ok(Linear {
-        accuracy: agreement(&predicted, test.y()),
-        class_accuracy: test.rows_by_class().into_iter().map(by_class).collect(),
-        l2: choice.l2,
-        held_back: choice.tried,
-        iterations,
-    })
+    LinearProbe::fit(train, options)?.test(test)
 }
 
 /// The best of the penalties.
@@ -188,6 +243,17 @@ mod tests {
         assert_eq!(found.class_accuracy.len(), 3);
         let mean = found.class_accuracy.iter().map(|a| a.unwrap()).sum::<f64>() / 3.0;
         assert!((mean - found.accuracy).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_fitted_probe_classifies_other_features() {
+        let probe = LinearProbe::fit(&blobs(600, 0.6, 1), &LinearOptions::default()).unwrap();
+        let test = blobs(300, 0.6, 2);
+        let found = probe.test(&test).unwrap();
+        assert_eq!(found, linear(&blobs(600, 0.6, 1), &test, &LinearOptions::default()).unwrap());
+        assert_eq!(found.predictions, probe.predict(test.x()).unwrap());
+        let message = probe.predict(&test.x().narrow(1, 0, 5)).unwrap_err().to_string();
+        assert_eq!(message, "features: expected [M, 12] as in the training set, got [300, 5]");
     }
 
     #[test]

@@ -20,24 +20,43 @@ mod stream {
     pub(super) const HEALTH: u64 = 203;
     pub(super) const LABELLED: u64 = 204;
     pub(super) const LABELLED_ORDER: u64 = 205;
+    pub(super) const CLUSTERED: u64 = 206;
+    pub(super) const RESAMPLED: u64 = 207;
+    pub(super) const LEFT_OUT: u64 = 208;
 }
 
 mod anomaly;
+mod assignment;
+mod by_label;
+mod clustering;
+mod confusion;
 mod features;
 mod few_shot;
 mod finetune;
 mod health;
+mod interval;
 mod knn;
 mod lbfgs;
+mod left_out;
 mod linear;
 mod logistic;
+mod partitions;
 mod protocol;
+mod report;
+mod views;
 
 pub use anomaly::{auroc, neighbour_distance};
+pub use by_label::{LabelRetrieval, label_retrieval};
+pub use clustering::{Clustering, ClusteringOptions, clustering};
+pub use confusion::confusion;
 pub use features::Features;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
 pub use finetune::{Finetune, FinetuneOptions, Finetuned, Labelled, Layer, draw_share};
 pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, uniformity};
+pub use interval::{IntervalOptions, interval};
 pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};
-pub use linear::{Linear, LinearOptions, linear};
-pub use protocol::{Options, Report, evaluate, majority};
+pub use left_out::{LeftOut, LeftOutOptions, left_out};
+pub use linear::{Linear, LinearOptions, LinearProbe, linear};
+pub use protocol::{Options, evaluate, evaluate_with_probe, majority};
+pub use report::{Report, Robustness};
+pub use views::{ViewHealth, lidar};

@@ -1,12 +1,20 @@
 //! All parts of the protocol on one pair of feature sets.
+use super::features::hits;
+use super::report::{MOST_CONFUSED, Report};
 use super::stream;
-use super::{Features, FewShotOptions, KnnOptions, LinearOptions};
-use super::{feature_deviation, few_shot, knn, linear, rankme, uniformity};
+use super::{
+    ClusteringOptions, Features, FewShotOptions, IntervalOptions, KnnOptions, LeftOutOptions, LinearOptions,
+};
+use super::{
+    LinearProbe, clustering, confusion, feature_deviation, few_shot, interval, knn, label_retrieval, left_out,
+};
+use super::{rankme, uniformity};
 use crate::{Error, Result, rng};
 use rand::seq::index::sample;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tch::Tensor;
+
+/// Classes that are looked for by k-means, at most: an assignment costs the cube of their number.
+const MOST_CLUSTERS: i64 = 1000;
 
 /// Which parts to run, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,9 +25,16 @@ pub struct Options {
     pub linear: Option<LinearOptions>,
     /// Few-shot probes by labels per class.
     pub few_shot: Vec<usize>,
+    /// Clusters; none leaves them out.
+    pub clustering: Option<ClusteringOptions>,
+    /// Bootstrap intervals of both accuracies; none leaves them out.
+    pub interval: Option<IntervalOptions>,
+    /// Each class left out in turn, which costs as much as all neighbours once more for each class; none, the default,
+    /// does not.
+    pub anomaly: Option<LeftOutOptions>,
     /// Seed of every draw.
     pub seed: u64,
-    /// Examples from which the unlabelled measures are taken, at most.
+    /// Examples from which the unlabelled measures and the retrieval are taken, at most.
     pub health_examples: i64,
 }
 
@@ -29,77 +44,11 @@ impl Default for Options {
             knn: Some(KnnOptions::default()),
             linear: Some(LinearOptions::default()),
             few_shot: vec![5, 10],
+            clustering: Some(ClusteringOptions::default()),
+            interval: Some(IntervalOptions::default()),
+            anomaly: None,
             seed: 0,
             health_examples: 4000,
-        }
-    }
-}
-
-/// What features reach, with what each number depends on. A part that was left out, or that the data does not
-/// allow (too few labels of a class), is none.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Report {
-    /// Accuracy of weighted nearest neighbors.
-    pub knn: Option<f64>,
-    /// Neighbors that voted.
-    pub knn_k: Option<i64>,
-    /// Temperature of the votes.
-    pub knn_temperature: Option<f64>,
-    /// Accuracy of the linear probe.
-    pub linear: Option<f64>,
-    /// Its penalty, chosen on a held-back part of the training set.
-    pub linear_l2: Option<f64>,
-    /// Penalties tried, each with its accuracy on that part.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub linear_held_back: Vec<(f64, f64)>,
-    /// Accuracy of the linear probe on each class; none where the test set has no example of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub linear_by_class: Vec<Option<f64>>,
-    /// Mean accuracy from 5 labels per class.
-    pub few_shot_5: Option<f64>,
-    /// Its standard deviation over the draws.
-    pub few_shot_5_deviation: Option<f64>,
-    /// Mean accuracy from 10 labels per class.
-    pub few_shot_10: Option<f64>,
-    /// Its standard deviation over the draws.
-    pub few_shot_10_deviation: Option<f64>,
-    /// Effective rank of the test features.
-    pub rankme: f64,
-    /// Uniformity of the test features.
-    pub uniformity: f64,
-    /// Mean deviation of the unit test features.
-    pub feature_deviation: f64,
-    /// Numbers per example.
-    pub dim: i64,
-    /// Training examples.
-    pub n_train: i64,
-    /// Test examples.
-    pub n_test: i64,
-    /// Classes of the test set that the training set lacks; their examples count as wrong.
-    #[serde(default)]
-    pub unseen_classes: i64,
-    /// Seed of the draws.
-    pub seed: u64,
-}
-
-impl Report {
-    /// Of each accuracy the better one of two: a floor is as high as its highest variant.
-    pub fn stronger(&self, other: &Report) -> Report {
-        let best = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
-        Report {
-            knn: best(self.knn, other.knn),
-            linear: best(self.linear, other.linear),
-            few_shot_5: best(self.few_shot_5, other.few_shot_5),
-            few_shot_10: best(self.few_shot_10, other.few_shot_10),
-            rankme: self.rankme.max(other.rankme),
-            linear_l2: None,
-            linear_held_back: Vec::new(),
-            linear_by_class: Vec::new(),
-            few_shot_5_deviation: None,
-            few_shot_10_deviation: None,
-            uniformity: self.uniformity.min(other.uniformity),
-            feature_deviation: self.feature_deviation.max(other.feature_deviation),
-            ..self.clone()
         }
     }
 }
@@ -109,11 +58,24 @@ impl Report {
 /// # Errors
 /// `Error::Shape` when the sets differ in width; what the parts say.
 pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<Report> {
+    Ok(evaluate_with_probe(train, test, options)?.0)
+}
+
+/// Runs the protocol, and keeps the linear probe for other features of the test set.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with_probe(
+    train: &Features,
+    test: &Features,
+    options: &Options,
+) -> Result<(Report, Option<LinearProbe>)> {
     let sample = health_sample(test, options)?;
     let mut report = Report {
-        rankme: rankme(&sample)?,
-        uniformity: uniformity(&sample)?,
-        feature_deviation: feature_deviation(&sample)?,
+        rankme: rankme(sample.x())?,
+        uniformity: uniformity(sample.x())?,
+        feature_deviation: feature_deviation(sample.x())?,
+        retrieval: label_retrieval(&sample)?,
         dim: train.dim(),
         n_train: train.len(),
         n_test: test.len(),
@@ -123,25 +85,59 @@ pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<
     };
     if let Some(settings) = &options.knn {
         let found = knn(train, test, settings)?;
+        report.knn_interval = scatter(&found.predictions, test, options)?;
         report.knn = Some(found.accuracy);
         report.knn_k = Some(found.k);
         report.knn_temperature = Some(settings.temperature);
+        report.knn_predictions = found.predictions;
     }
-    if let Some(settings) = &options.linear {
-        let found = linear(train, test, &LinearOptions { seed: options.seed, ..settings.clone() })?;
-        report.linear = Some(found.accuracy);
-        report.linear_l2 = Some(found.l2);
-        report.linear_held_back = found.held_back;
-        report.linear_by_class = found.class_accuracy;
+    let probe = probe(train, test, options, &mut report)?;
+    few_shots(train, test, options, &mut report)?;
+    if let Some(settings) = options.clustering.filter(|_| test.classes() <= MOST_CLUSTERS) {
+        let settings = ClusteringOptions { seed: options.seed, ..settings };
+        report.clustering = Some(clustering(test, &settings)?);
     }
+    if let Some(settings) = options.anomaly {
+        report.anomaly = left_out(train, test, &LeftOutOptions { seed: options.seed, ..settings })?;
+    }
+    Ok((report, probe))
+}
+
+/// The interval of the accuracy of such answers.
+fn scatter(predictions: &[i64], test: &Features, options: &Options) -> Result<Option<[f64; 2]>> {
+    let Some(settings) = options.interval else { return Ok(None) };
+    let settings = IntervalOptions { seed: options.seed, ..settings };
+    Ok(Some(interval(&hits(predictions, test.y()), &settings)?))
+}
+
+/// Fits the linear probe and writes down what it reaches.
+fn probe(
+    train: &Features,
+    test: &Features,
+    options: &Options,
+    report: &mut Report,
+) -> Result<Option<LinearProbe>> {
+    let Some(settings) = &options.linear else { return Ok(None) };
+    train.check_against(test)?;
+    let probe = LinearProbe::fit(train, &LinearOptions { seed: options.seed, ..settings.clone() })?;
+    let found = probe.test(test)?;
+    report.linear = Some(found.accuracy);
+    report.linear_interval = scatter(&found.predictions, test, options)?;
+    report.linear_l2 = Some(found.l2);
+    report.linear_held_back = found.held_back;
+    report.linear_by_class = found.class_accuracy;
+    if train.classes().max(test.classes()) <= MOST_CONFUSED {
+        report.linear_confusion = confusion(&found.predictions, test.y())?;
+    }
+    report.linear_predictions = found.predictions;
+    Ok(Some(probe))
+}
+
+fn few_shots(train: &Features, test: &Features, options: &Options, report: &mut Report) -> Result<()> {
     let least = train.rows_by_class().iter().map(Vec::len).filter(|n| *n > 0).min().unwrap_or(0);
+    let settings = FewShotOptions { seed: options.seed, ..FewShotOptions::default() };
     for &shots in options.few_shot.iter().filter(|&&shots| shots <= least) {
-        let found = few_shot(
-            train,
-            test,
-            shots,
-            &FewShotOptions { seed: options.seed, ..FewShotOptions::default() },
-        )?;
+        let found = few_shot(train, test, shots, &settings)?;
         let (mean, deviation) = (Some(found.mean), Some(found.deviation));
         match shots {
             5 => (report.few_shot_5, report.few_shot_5_deviation) = (mean, deviation),
@@ -154,18 +150,17 @@ pub fn evaluate(train: &Features, test: &Features, options: &Options) -> Result<
             }
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Rows drawn at random for the unlabelled measures: a set that is sorted by class begins with one of them.
-fn health_sample(test: &Features, options: &Options) -> Result<Tensor> {
+fn health_sample(test: &Features, options: &Options) -> Result<Features> {
     let count = test.len().min(options.health_examples.max(1));
     let mut rng = rng(options.seed, &[stream::HEALTH]);
     let mut rows: Vec<i64> =
         sample(&mut rng, test.len() as usize, count as usize).into_iter().map(|row| row as i64).collect();
     rows.sort_unstable();
-    let rows = Tensor::f_from_slice(&rows)?.f_to_device(test.x().device())?;
-    Ok(test.x().f_index_select(0, &rows)?)
+    test.select(&rows)
 }
 
 /// Accuracy of always answering the most frequent class of the training set.
@@ -188,7 +183,7 @@ pub fn majority(train: &[i64], test: &[i64]) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, Tensor};
 
     fn blobs(n: i64) -> Features {
         let y: Vec<i64> = (0..n).map(|i| i % 3).collect();
@@ -203,6 +198,25 @@ mod tests {
         assert_eq!((report.knn, report.linear, report.few_shot_10), (Some(1.), Some(1.), Some(1.)));
         assert_eq!((report.knn_k, report.n_train, report.n_test, report.dim), (Some(60), 300, 90, 3));
         assert!(report.rankme > 2. && report.linear_l2.is_some());
+        assert_eq!((report.knn_interval, report.linear_interval), (Some([1., 1.]), Some([1., 1.])));
+        assert!(report.knn_predictions == blobs(90).y() && report.linear_predictions == blobs(90).y());
+        assert_eq!(report.linear_confusion, [[30, 0, 0], [0, 30, 0], [0, 0, 30]]);
+        let found = report.clustering.unwrap();
+        assert_eq!((found.nmi, found.k, found.n), (1., 3, 90));
+        let found = report.retrieval.unwrap();
+        assert_eq!((found.recall_at_1, found.n), (1., 90));
+        assert!(report.anomaly.is_none(), "it costs time, so it is asked for");
+    }
+
+    #[test]
+    fn a_class_left_out_is_measured_where_it_is_asked_for() {
+        let options = Options { anomaly: Some(LeftOutOptions::default()), ..Options::default() };
+        let (report, probe) = evaluate_with_probe(&blobs(300), &blobs(90), &options).unwrap();
+        assert_eq!(report.anomaly.unwrap().auroc, 1.);
+        assert_eq!(probe.unwrap().predict(blobs(90).x()).unwrap(), blobs(90).y());
+        let none = Options { linear: None, interval: None, clustering: None, ..options };
+        let (report, probe) = evaluate_with_probe(&blobs(300), &blobs(90), &none).unwrap();
+        assert!(probe.is_none() && report.knn_interval.is_none() && report.clustering.is_none());
     }
 
     #[test]
@@ -244,20 +258,14 @@ mod tests {
         let x = Tensor::from_slice(&y).one_hot(3).to_kind(Kind::Float);
         let features = Features::new(&x, y).unwrap();
         let of = |seed| {
-            health_sample(&features, &Options { seed, health_examples: 60, ..Options::default() }).unwrap()
+            let options = Options { seed, health_examples: 60, ..Options::default() };
+            health_sample(&features, &options).unwrap().x().shallow_clone()
         };
         assert_eq!(of(0).size(), [60, 3]);
         assert!(rankme(&of(0)).unwrap() > 2.5, "{}", rankme(&of(0)).unwrap());
         assert!(of(0).equal(&of(0)) && !of(0).equal(&of(1)));
         let all = Options { health_examples: 1000, ..Options::default() };
-        assert!(health_sample(&features, &all).unwrap().equal(&x));
-    }
-
-    #[test]
-    fn the_stronger_of_two_floors_is_taken_number_by_number() {
-        let of = |knn, linear| Report { knn: Some(knn), linear, ..Report::default() };
-        let both = of(0.5, Some(0.9)).stronger(&of(0.7, None));
-        assert_eq!((both.knn, both.linear), (Some(0.7), Some(0.9)));
+        assert!(health_sample(&features, &all).unwrap().x().equal(&x));
     }
 
     #[test]
