@@ -368,7 +368,8 @@ impl Experiment<'_> {
             } else {
                 tasks.insert(task.name.clone(), found);
             }
-            reached.push((task.name.clone(), evaluation));
+            let (task, label_names) = (task.name.clone(), task.label_names.clone());
+            reached.push(Reached { task, label_names, evaluation });
         }
         if !tasks.is_empty() {
             merge(&mut result, json!({"tasks": tasks}));

@@ -26,7 +26,12 @@ const BANK_DRAW: u64 = 102;
 const QUERY_DRAW: u64 = 103;
 
 /// A task and what was reached in it.
-pub(crate) type Reached = (String, Evaluation);
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) task: String,
+    pub(crate) label_names: Vec<String>,
+    pub(crate) evaluation: Evaluation,
+}
 
 /// Writes `report.html` into the run's directory. Neighbors of `queries` are looked for among `bank`.
 ///
@@ -48,7 +53,7 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
         page.warnings("Warnings", &read_messages(&metrics)?);
     }
     page.facts("The run", &facts(summary));
-    for (task, Evaluation { eval, floors }) in reached {
+    for Reached { task, label_names, evaluation: Evaluation { eval, floors } } in reached {
         let mut rows: Vec<(String, &Report)> = vec![("encoder".into(), eval)];
         if let Some(floors) = floors {
             match &floors.random_init_recalibrated {
@@ -63,10 +68,22 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
         }
         let rows: Vec<(&str, &Report)> = rows.iter().map(|(name, of)| (name.as_str(), *of)).collect();
         let heading = match task.as_str() {
-            "" => "Frozen encoder and its floors, % right".to_string(),
-            task => format!("Frozen encoder and its floors, {}, % right", task.replace('_', " ")),
+            "" => "Frozen encoder and its floors, %".to_string(),
+            task => format!("Frozen encoder and its floors, {}, %", task.replace('_', " ")),
         };
         page.evaluation(&heading, &rows, floors.as_ref().map(|f| f.majority));
+        if let (Some([low, high]), n) = (eval.linear_interval, eval.n_test) {
+            page.note(&format!(
+                "Linear probe: 95 % interval {:.1} to {:.1}, by bootstrap over {n} test examples.",
+                100. * low,
+                100. * high
+            ));
+        }
+        if !eval.linear_confusion.is_empty() {
+            let of = if task.is_empty() { String::new() } else { format!(", {}", task.replace('_', " ")) };
+            let heading = format!("Answers of the linear probe to each class{of}, % of the class");
+            page.confusion(&heading, &eval.linear_confusion, label_names);
+        }
     }
     let tuned = fine_tuned(summary);
     if !tuned.is_empty() {

@@ -121,7 +121,8 @@ impl Page {
         self.section(heading, &lines(&found))
     }
 
-    /// Evaluations below each other: the encoder first, then its floors, then the majority class.
+    /// Evaluations below each other: the encoder first, then its floors, then the majority class. Accuracies, R@1 and
+    /// NMI are in percent.
     ///
     /// A last row says by how much the encoder beats the strongest floor, in points.
     pub fn evaluation(
@@ -130,15 +131,17 @@ impl Page {
         rows: &[(&str, &Report)],
         majority: Option<f64>,
     ) -> &mut Self {
-        let head =
-            ["", "kNN", "linear", "5 labels", "10 labels", "RankMe"].map(|cell| format!("<th>{cell}</th>"));
+        let head = ["", "kNN", "linear", "5 labels", "10 labels", "R@1", "NMI", "RankMe"]
+            .map(|cell| format!("<th>{cell}</th>"));
         let mut table = format!("<thead><tr>{}</tr></thead><tbody>", head.concat());
         for (name, report) in rows {
             let cells = accuracies(report).map(|accuracy| accuracy.map_or_else(|| "–".to_string(), percent));
             table += &row(name, &cells, &short(report.rankme));
         }
         if let Some(share) = majority {
-            table += &row("majority class", &[0; 4].map(|_| percent(share)), "");
+            let [knn, linear, five, ten] = [0; 4].map(|_| percent(share));
+            let nothing = || "–".to_string();
+            table += &row("majority class", &[knn, linear, five, ten, nothing(), nothing()], "");
         }
         if let [(_, encoder), floors @ ..] = rows
             && !floors.is_empty()
@@ -146,7 +149,7 @@ impl Page {
             let floor = |i: usize| {
                 let each =
                     floors.iter().filter_map(|(_, report)| accuracies(report).get(i).copied().flatten());
-                each.chain(majority).reduce(f64::max)
+                each.chain(majority.filter(|_| i < 4)).reduce(f64::max)
             };
             let mut at = 0;
             let gains = accuracies(encoder).map(|accuracy| {
@@ -261,11 +264,13 @@ fn address(media: &str, bytes: &[u8]) -> String {
     format!("data:{media};base64,{}", STANDARD.encode(bytes))
 }
 
-fn accuracies(report: &Report) -> [Option<f64>; 4] {
-    [report.knn, report.linear, report.few_shot_5, report.few_shot_10]
+fn accuracies(report: &Report) -> [Option<f64>; 6] {
+    let recall = report.retrieval.as_ref().map(|found| found.recall_at_1);
+    let nmi = report.clustering.as_ref().map(|found| found.nmi);
+    [report.knn, report.linear, report.few_shot_5, report.few_shot_10, recall, nmi]
 }
 
-fn row(name: &str, cells: &[String; 4], rank: &str) -> String {
+fn row(name: &str, cells: &[String; 6], rank: &str) -> String {
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     format!("<tr><th>{}</th>{cells}<td>{rank}</td></tr>", escape(name))
 }
@@ -343,7 +348,7 @@ mod tests {
         let mut page = Page::new("run");
         page.evaluation("Evaluation", &rows, Some(0.1));
         let html = page.render();
-        assert!(html.contains("<td>80.0</td><td>90.0</td><td>–</td><td>–</td><td>12.35</td>"), "{html}");
+        assert!(html.contains("<td>80.0</td><td>90.0</td><td>–</td><td>–</td><td>–</td><td>–</td><td>12.35</td>"), "{html}");
         let gains = "<td><b class=\"gain\">+10.0</b></td><td><b class=\"gain\">+5.0</b></td><td>–</td>";
         assert!(html.contains(gains), "{html}");
         assert_eq!(signed(-1.26), "<b class=\"loss\">-1.3</b>");
