@@ -36,6 +36,8 @@ pub struct Linear {
     pub accuracy: f64,
     /// The same for each class; none where the test set has no example of it.
     pub class_accuracy: Vec<Option<f64>>,
+    /// The class that each test example is taken for.
+    pub predicted: Vec<i64>,
     /// The chosen penalty.
     pub l2: f64,
     /// Every penalty tried with its accuracy on the held-back part, strongest first; the search ends after two
@@ -88,6 +90,7 @@ pub fn linear(train: &Features, test: &Features, options: &LinearOptions) -> Res
     Ok(Linear {
         accuracy: agreement(&predicted, test.y()),
         class_accuracy: test.rows_by_class().into_iter().map(by_class).collect(),
+        predicted,
         l2: choice.l2,
         held_back: choice.tried,
         iterations,
