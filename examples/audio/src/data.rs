@@ -162,6 +162,10 @@ impl Examples<Tensor> for Clips {
         600
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.set.name(index))
+    }
+
     fn labels(&self) -> Option<Vec<i64>> {
         self.set.labels()
     }

@@ -67,6 +67,16 @@ pub trait Examples<I>: Sync {
         1
     }
 
+    /// What an example is called in a table about the data: its file, or its number; none where neither is known.
+    fn name(&self, _index: usize) -> Option<String> {
+        None
+    }
+
+    /// Names of the groups that were planted into the examples, and the group of each example; none where none were.
+    fn planted(&self) -> Option<(Vec<String>, Vec<i64>)> {
+        None
+    }
+
     /// The labels, if there are any.
     fn labels(&self) -> Option<Vec<i64>>;
 
@@ -227,7 +237,7 @@ impl<'a, I> Probes<'a, I> {
     }
 
     /// The features of all sets. `[N, D]`.
-    fn features(&self, of: impl Fn(&dyn Examples<I>) -> Result<Tensor>) -> Result<Tensor> {
+    pub(crate) fn features(&self, of: impl Fn(&dyn Examples<I>) -> Result<Tensor>) -> Result<Tensor> {
         let parts = self.sets.iter().map(|set| of(*set)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::f_cat(&parts, 0)?)
     }
@@ -235,7 +245,7 @@ impl<'a, I> Probes<'a, I> {
 
 impl Task {
     /// The features of one side with their labels.
-    fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
+    pub(crate) fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
         let labels = rows.iter().map(|&row| self.labels.get(row).copied()).collect::<Option<Vec<i64>>>();
         let labels = labels.with_context(|| format!("{}: expected a label for each example", self.name))?;
         let (first, count) = (rows.first().copied().unwrap_or(0), rows.len());

@@ -2,11 +2,13 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "the examples talk to a person")]
 
 mod app;
+mod bias;
 mod config;
 mod evaluation;
 mod experiment;
 mod finetuning;
 mod flags;
+mod groups;
 mod machine;
 mod progress;
 mod report;
@@ -20,6 +22,7 @@ pub use evaluation::{Evaluation, Examples, Floors, Probes, Task, calibrate, embe
 pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
+pub use groups::{GroupFile, Grouped};
 pub use machine::{Machine, locate_all, locate_data, stop_flag};
 pub use progress::ByteBar;
 pub use run_dir::RunDir;

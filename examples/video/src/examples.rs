@@ -87,6 +87,10 @@ impl Examples<Tensor> for Clips {
         1000
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.set.name(index))
+    }
+
     fn labels(&self) -> Option<Vec<i64>> {
         self.labels.first().map(|labels| labels.labels.clone())
     }

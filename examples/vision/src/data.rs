@@ -5,7 +5,7 @@ use ssl_core::report::Figure;
 use ssl_core::{Pair, Source, Views, mix};
 use ssl_examples::{Examples, LabelledSource, RunDir};
 use ssl_vision::readers::{Options, Split, open};
-use ssl_vision::{Augment, Clean, ImageDataset, Recipe, Subset, ViewSource, grid_png};
+use ssl_vision::{Augment, Clean, ImageDataset, Planted, Planting, Recipe, Subset, ViewSource, grid_png};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -29,6 +29,8 @@ const TUNED: u64 = 108;
 pub(crate) struct Images {
     train: Arc<dyn ImageDataset>,
     test: Option<Arc<dyn ImageDataset>>,
+    /// The planted group of each training image and of each test image.
+    groups: Option<[Vec<i64>; 2]>,
 }
 
 impl Images {
@@ -67,7 +69,20 @@ impl Images {
             Some(n) if n < train.len() => Arc::new(Subset::random(train, n, seed)?),
             _ => train,
         };
-        Ok(Images { train, test })
+        Ok(Images { train, test, groups: None })
+    }
+
+    /// The same with a patch in some of the images, if one is to be planted.
+    pub(crate) fn planted(self, planting: Option<&Planting>) -> Result<Self> {
+        let Some(planting) = planting else { return Ok(self) };
+        let train = Planted::new(self.train, planting, 0)?;
+        let test = self.test.map(|test| Planted::new(test, planting, 1)).transpose()?;
+        let groups = [train.groups(), test.as_ref().map(Planted::groups).unwrap_or_default()];
+        Ok(Images {
+            train: Arc::new(train),
+            test: test.map(|test| Arc::new(test) as _),
+            groups: Some(groups),
+        })
     }
 
     pub(crate) fn train(&self) -> Arc<dyn ImageDataset> {
@@ -114,7 +129,8 @@ impl Images {
     }
 
     pub(crate) fn train_examples(&self, clean: &Clean) -> CleanImages {
-        CleanImages { images: self.train(), clean: clean.clone(), views: None }
+        let groups = self.groups.as_ref().map(|[train, _]| train.clone());
+        CleanImages { images: self.train(), clean: clean.clone(), views: None, groups }
     }
 
     pub(crate) fn test_examples(&self, clean: &Clean) -> Option<CleanImages> {
@@ -122,6 +138,7 @@ impl Images {
             images: Arc::clone(test),
             clean: clean.clone(),
             views: None,
+            groups: self.groups.as_ref().map(|[_, test]| test.clone()),
         })
     }
 }
@@ -149,6 +166,8 @@ pub(crate) struct CleanImages {
     images: Arc<dyn ImageDataset>,
     clean: Clean,
     views: Option<(Augment, Option<Device>)>,
+    /// The planted group of each.
+    groups: Option<Vec<i64>>,
 }
 
 impl Examples<Tensor> for CleanImages {
@@ -183,6 +202,14 @@ impl Examples<Tensor> for CleanImages {
         };
         let labels = rows.iter().filter_map(|&row| labels.get(row).copied()).collect();
         Ok(Some(Box::new(LabelledViews { source, labels })))
+    }
+
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.images.name(index))
+    }
+
+    fn planted(&self) -> Option<(Vec<String>, Vec<i64>)> {
+        Some((Planting::NAMES.map(String::from).to_vec(), self.groups.clone()?))
     }
 
     fn labels(&self) -> Option<Vec<i64>> {

@@ -137,14 +137,14 @@ fn counted(values: &[f64], k: usize, given: f64) -> u64 {
         let sum: f64 = values
             .iter()
             .enumerate()
-            .filter(|(place, _)| chosen >> place & 1 == 1)
+            .filter(|(place, _)| (chosen >> place) & 1 == 1)
             .map(|(_, value)| value)
             .sum();
         count += u64::from(sum >= given - ROUNDING);
         // The next number with as many ones (Gosper).
         let low = chosen & chosen.wrapping_neg();
         let high = chosen + low;
-        chosen = ((high ^ chosen) >> 2) / low | high;
+        chosen = (((high ^ chosen) >> 2) / low) | high;
     }
     count
 }
