@@ -25,7 +25,7 @@ const MADE_OF: &str = "moving-";
 const DEFAULT_EVAL_DATA: [(&str, &str); 1] = [("audio", "timgm6mb-soundfont")];
 
 /// Words after the modality that ask for no training.
-const NO_DATA: [&str; 12] = [
+const NO_DATA: [&str; 13] = [
     "list",
     "help",
     "-h",
@@ -37,6 +37,7 @@ const NO_DATA: [&str; 12] = [
     "nearest",
     "similarity",
     "analogy",
+    "weat",
     "summarize",
 ];
 
@@ -250,6 +251,7 @@ mod tests {
             "--help",
             "similarity runs/a pairs.txt",
             "analogy runs/a words.txt",
+            "weat runs/a --words words.json",
             "summarize --join runs/a a.mp4 b.mp4",
         ] {
             assert_eq!(name_for(question)?, None, "{question}");

@@ -4,6 +4,7 @@
 //! A method implements [`Method`]; [`Trainer::fit`] is the one loop; [`eval`] is the one protocol.
 
 pub mod batch;
+pub mod bias;
 pub mod check;
 pub mod checkpoint;
 mod clusters;

@@ -16,7 +16,8 @@ pub type Rng = rand_chacha::ChaCha8Rng;
 /// A generator that depends on `seed` and on every number of `stream`, and on nothing else.
 ///
 /// The first number says what the stream is for, so that streams of different uses never coincide: 1 and up in
-/// `ssl-vision`, 101 and up in the examples, 201 and up in [`eval`](crate::eval).
+/// `ssl-vision`, 101 and up in the examples, 201 and up in [`eval`](crate::eval), 221 and up in
+/// [`bias`](crate::bias).
 pub fn rng(seed: u64, stream: &[u64]) -> Rng {
     Rng::seed_from_u64(stream.iter().fold(seed, |state, &part| mix(state, part)))
 }

@@ -1,10 +1,12 @@
 //! Word similarity and analogies, against slow versions and scipy.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use ssl_core::bias::WeatOptions;
 use ssl_text::methods::{TextMethod, find};
 use ssl_text::models::{EncoderConfig, Encoders};
 use ssl_text::tokenizer::Kind;
 use ssl_text::words::{
-    Analogies, Lexicon, Section, Similarity, Tally, answers, read_pairs, read_questions, spearman,
+    Analogies, Associations, Lexicon, Section, Similarity, Tally, WordSet, WordSets, answers, read_pairs,
+    read_questions, spearman,
 };
 use ssl_text::{Texts, Tokenizer, TokenizerConfig, Tokens};
 use std::path::PathBuf;
@@ -225,4 +227,51 @@ fn right_answers_are_counted_among_the_most_frequent_words() {
     assert_eq!(all.covered, 16, "the rare word is among all");
     let message = Analogies::new(&lexicon, method.as_ref(), 3).unwrap_err().to_string();
     assert_eq!(message, "most: expected at least the 4 words of a question, got 3");
+}
+
+fn sets(words: [&[&str]; 4]) -> WordSets {
+    let [targ1, targ2, attr1, attr2] = words.map(|words| WordSet {
+        category: words[0].to_string(),
+        examples: words.iter().map(|word| (*word).to_string()).collect(),
+    });
+    WordSets { targ1, targ2, attr1, attr2 }
+}
+
+#[test]
+fn associations_are_those_of_the_vectors_of_the_known_words() {
+    let (tokenizer, method) = scene(Kind::Words);
+    let lexicon = Lexicon::new(&tokenizer).unwrap();
+    let sets = sets([&["king", "prince", "unheard"], &["queen", "princess"], &["man", "boy"], &["woman"]]);
+    let found = Associations::new(&sets, &lexicon, method.as_ref(), &WeatOptions::default()).unwrap();
+    let brief: Vec<(&str, usize, usize)> =
+        found.sets.iter().map(|set| (set.name.as_str(), set.covered, set.left_out.len())).collect();
+    assert_eq!(brief, [("king", 2, 1), ("queen", 2, 0), ("man", 2, 0), ("woman", 1, 0)]);
+    let of = |word: &str| vector(method.as_ref(), &tokenizer, word);
+    let association = |word: &str| {
+        let [a, b, c] = ["man", "boy", "woman"].map(|other| dot(&of(word), &of(other)));
+        (a + b) / 2. - c
+    };
+    let s = ["king", "prince", "queen", "princess"].map(association);
+    let mean = s.iter().sum::<f64>() / 4.;
+    let deviation = (s.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / 3.).sqrt();
+    let expected = ((s[0] + s[1]) - (s[2] + s[3])) / 2. / deviation;
+    assert!((found.weat.effect_size.unwrap() - expected).abs() < 1e-5, "{found:?} {expected}");
+    assert_eq!((found.weat.partitions, found.weat.is_exact), (6, true));
+}
+
+#[test]
+fn the_default_sets_are_those_of_the_first_test_and_other_files_are_checked() {
+    let WordSets { targ1, targ2, attr1, attr2 } = WordSets::flowers_and_insects().unwrap();
+    for (set, name) in [(targ1, "Flowers"), (targ2, "Insects"), (attr1, "Pleasant"), (attr2, "Unpleasant")] {
+        assert_eq!((set.category.as_str(), set.examples.len()), (name, 25));
+    }
+    let (_dir, path) = file(b"{\"targ1\": {\"category\": \"A\"}}");
+    let message = WordSets::read(&path).unwrap_err().to_string();
+    assert!(message.contains("expected targ1, targ2, attr1 and attr2"), "{message}");
+    let (tokenizer, method) = scene(Kind::Words);
+    let lexicon = Lexicon::new(&tokenizer).unwrap();
+    let sets = sets([&["king", "unheard"], &["queen", "princess"], &["man"], &["woman"]]);
+    let found = Associations::new(&sets, &lexicon, method.as_ref(), &WeatOptions::default());
+    let message = found.unwrap_err().to_string();
+    assert_eq!(message, "king: expected at least 2 that the tokenizer knows, got 1 of 2");
 }

@@ -118,6 +118,11 @@ pub trait ImageDataset: Send + Sync + Debug {
     /// `Error::Config` when `index` is out of range, `Error::Data` or `Error::Io` when it cannot be read.
     fn image(&self, index: usize) -> Result<Image<'_>>;
 
+    /// What a picture is called: its file, where it has one, else its number.
+    fn name(&self, index: usize) -> String {
+        index.to_string()
+    }
+
     /// The class of one picture, from 0; none without labels.
     fn label(&self, index: usize) -> Option<i64>;
 

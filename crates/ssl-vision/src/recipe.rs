@@ -1,6 +1,6 @@
 //! What a recipe file holds: the settings that a data set needs, where they differ from the paper's.
 use crate::backbones::{EncoderConfig, Encoders};
-use crate::{Clean, ImageDataset};
+use crate::{Clean, ImageDataset, Planting};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +18,12 @@ pub struct Recipe {
     /// A class, by its name or number, whose images are not trained on; none is left out unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<String>,
+    /// A group that is planted into the images; none unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planted: Option<Planting>,
+    /// What the batches are balanced by; none takes every image once in an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balancing>,
     /// Where random views are made.
     #[serde(default)]
     pub augment_on: AugmentOn,
@@ -33,6 +39,14 @@ impl Recipe {
     pub fn encoders(&self, device: Device) -> Encoders {
         Encoders::new(self.encoder.clone(), device).of_pixels(&self.pixels)
     }
+}
+
+/// What the batches of a run are balanced by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balancing {
+    /// The groups of the images: all are equally frequent.
+    Groups,
 }
 
 /// Where random views are made: the same but for rounding, so that a run goes on to the last bit on the same only.

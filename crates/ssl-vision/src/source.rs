@@ -14,6 +14,7 @@
 use crate::augment::{Params, shuffle, upload};
 use crate::{Augment, Augmenter, BatchAugmenter, Clean, ImageDataset, Scratch};
 use rayon::prelude::*;
+use ssl_core::bias::Balance;
 use ssl_core::{Error, Result, Rng, Source, Views};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,7 @@ pub struct ViewSource {
     batch_size: usize,
     seed: u64,
     clean: Clean,
+    balance: Option<Balance>,
     orders: Mutex<Vec<(u64, Arc<Vec<usize>>)>>,
     blocks: Mutex<Vec<Vec<f32>>>,
 }
@@ -80,7 +82,8 @@ impl ViewSource {
         let channels = dataset.channels();
         let views = views.into_iter().map(|view| Augmenter::new(view, channels)).collect::<Result<_>>()?;
         let (orders, blocks) = Default::default();
-        Ok(ViewSource { dataset, views, batched: None, batch_size, seed, clean, orders, blocks })
+        let (batched, balance) = (None, None);
+        Ok(ViewSource { dataset, views, batched, batch_size, seed, clean, balance, orders, blocks })
     }
 
     /// The same views but for rounding, made on `device` from the bytes of the images; they stay there.
@@ -97,6 +100,21 @@ impl ViewSource {
         let views = self.views.iter().map(view).collect::<Result<_>>()?;
         self.batched = Some(Batched { views, device, width, height, bytes: Mutex::default() });
         Ok(self)
+    }
+
+    /// The same with batches in which all groups are equally frequent, given the group of each image. An epoch has as many
+    /// batches as before: it shows a part of the images of a large group, and those of a small one several times, each
+    /// time in other views.
+    ///
+    /// # Errors
+    /// `Error::Config` when there is another number of groups than of images, or all are one.
+    pub fn balanced(self, groups: &[i64]) -> Result<Self> {
+        if groups.len() != self.dataset.len() {
+            let message =
+                format!("expected {}, one for each image, got {}", self.dataset.len(), groups.len());
+            return Err(Error::config("groups", message));
+        }
+        Ok(ViewSource { balance: Some(Balance::new(groups)?), orders: Mutex::default(), ..self })
     }
 
     /// The data set.
@@ -119,6 +137,16 @@ impl ViewSource {
     /// # Errors
     /// `Error::Config` when the epoch has no such batch.
     pub fn indices(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
+        Ok(self.entries(epoch, index)?.into_iter().map(|entry| self.example(entry)).collect())
+    }
+
+    /// The example of an entry of an order; those of a balanced one may come again, as other entries.
+    fn example(&self, entry: usize) -> usize {
+        entry % self.dataset.len().max(1)
+    }
+
+    /// The entries of a batch.
+    fn entries(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
         let order = self.order(epoch);
         let batch = usize::try_from(index).ok().and_then(|i| order.chunks_exact(self.batch_size).nth(i));
         batch.map(<[usize]>::to_vec).ok_or_else(|| {
@@ -131,10 +159,10 @@ impl ViewSource {
     /// # Errors
     /// `Error::Config` when the epoch has no such batch; what the data set says of an image it cannot read.
     pub fn views(&self, epoch: u64, index: u64) -> Result<Views> {
-        let indices = self.indices(epoch, index)?;
+        let entries = self.entries(epoch, index)?;
         match &self.batched {
-            Some(batched) => self.render_together(epoch, &indices, batched),
-            None => self.render_each(epoch, &indices),
+            Some(batched) => self.render_together(epoch, &entries, batched),
+            None => self.render_each(epoch, &entries),
         }
     }
 
@@ -147,19 +175,19 @@ impl ViewSource {
     }
 
     /// Image by image, on all threads.
-    fn render_each(&self, epoch: u64, indices: &[usize]) -> Result<Views> {
+    fn render_each(&self, epoch: u64, entries: &[usize]) -> Result<Views> {
         let mut blocks: Vec<Vec<f32>> =
-            self.views.iter().map(|view| self.block(view.len() * indices.len())).collect();
-        let mut slots: Vec<Vec<&mut [f32]>> = indices.iter().map(|_| Vec::new()).collect();
+            self.views.iter().map(|view| self.block(view.len() * entries.len())).collect();
+        let mut slots: Vec<Vec<&mut [f32]>> = entries.iter().map(|_| Vec::new()).collect();
         for (block, view) in blocks.iter_mut().zip(&self.views) {
             for (slot, part) in slots.iter_mut().zip(block.chunks_exact_mut(view.len())) {
                 slot.push(part);
             }
         }
-        slots.into_par_iter().zip(indices).try_for_each(|(slot, &i)| self.render(epoch, i, slot))?;
+        slots.into_par_iter().zip(entries).try_for_each(|(slot, &entry)| self.render(epoch, entry, slot))?;
         let tensors = blocks.iter().zip(&self.views).map(|(block, view)| {
             let (size, channels) = (view.config().size as i64, view.output_channels() as i64);
-            to_tensor(block, [indices.len() as i64, size, size, channels])
+            to_tensor(block, [entries.len() as i64, size, size, channels])
         });
         let tensors = tensors.collect::<Result<_>>()?;
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks);
@@ -167,42 +195,48 @@ impl ViewSource {
     }
 
     /// All at once, on the device.
-    fn render_together(&self, epoch: u64, indices: &[usize], batched: &Batched) -> Result<Views> {
-        let images = batched.gather(&*self.dataset, indices)?;
+    fn render_together(&self, epoch: u64, entries: &[usize], batched: &Batched) -> Result<Views> {
+        let indices: Vec<usize> = entries.iter().map(|&entry| self.example(entry)).collect();
+        let images = batched.gather(&*self.dataset, &indices)?;
         let views = batched.views.iter().enumerate().map(|(n, view)| {
-            let draw = |&i: &usize| {
-                Params::draw(view.config(), batched.width, batched.height, &mut self.rng(epoch, i, n))
+            let draw = |&entry: &usize| {
+                Params::draw(view.config(), batched.width, batched.height, &mut self.rng(epoch, entry, n))
             };
-            view.apply_params(&images, &indices.iter().map(draw).collect::<Vec<_>>())
+            view.apply_params(&images, &entries.iter().map(draw).collect::<Vec<_>>())
         });
         views.collect::<Result<_>>().map(Views)
     }
 
-    /// The generator of one view of an example.
-    fn rng(&self, epoch: u64, index: usize, view: usize) -> Rng {
-        ssl_core::rng(self.seed, &[VIEW, epoch, index as u64, view as u64])
+    /// The generator of one view of an entry.
+    fn rng(&self, epoch: u64, entry: usize, view: usize) -> Rng {
+        ssl_core::rng(self.seed, &[VIEW, epoch, entry as u64, view as u64])
     }
 
-    /// All views of one example, each into its slot.
-    fn render(&self, epoch: u64, index: usize, slots: Vec<&mut [f32]>) -> Result<()> {
-        let image = self.dataset.image(index)?;
+    /// All views of one entry, each into its slot.
+    fn render(&self, epoch: u64, entry: usize, slots: Vec<&mut [f32]>) -> Result<()> {
+        let image = self.dataset.image(self.example(entry))?;
         SCRATCH.with_borrow_mut(|scratch| {
             for (n, (view, slot)) in self.views.iter().zip(slots).enumerate() {
-                view.apply(&image, &mut self.rng(epoch, index, n), scratch, slot)?;
+                view.apply(&image, &mut self.rng(epoch, entry, n), scratch, slot)?;
             }
             Ok(())
         })
     }
 
-    /// The order of the examples in an epoch.
+    /// The order of the entries in an epoch.
     fn order(&self, epoch: u64) -> Arc<Vec<usize>> {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, order)) = orders.iter().find(|(of, _)| *of == epoch) {
             return Arc::clone(order);
         }
-        let mut order: Vec<usize> = (0..self.dataset.len()).collect();
-        shuffle(&mut ssl_core::rng(self.seed, &[ORDER, epoch]), &mut order);
-        let order = Arc::new(order);
+        let order = Arc::new(match &self.balance {
+            Some(balance) => balance.order(self.seed, epoch, self.dataset.len()),
+            None => {
+                let mut order: Vec<usize> = (0..self.dataset.len()).collect();
+                shuffle(&mut ssl_core::rng(self.seed, &[ORDER, epoch]), &mut order);
+                order
+            }
+        });
         if orders.len() == KEPT {
             orders.remove(0);
         }
@@ -342,6 +376,41 @@ mod tests {
         assert_eq!(pool.install(|| bytes(&again.views(2, 1).unwrap())), bytes(&first));
         assert_ne!(bytes(&again.views(3, 1).unwrap()), bytes(&first));
         assert!(again.views(4, 3).is_err());
+    }
+
+    #[test]
+    fn balanced_batches_have_each_group_alike_and_show_what_comes_again_in_other_views() {
+        // One of twenty images is of the second group: ten times in an epoch.
+        let groups: Vec<i64> = (0..20).map(|index| i64::from(index == 7)).collect();
+        for source in [source(4, 1).unwrap(), source(4, 1).unwrap().on_device(Device::Cpu).unwrap()] {
+            let source = source.balanced(&groups).unwrap();
+            assert_eq!(source.batches_per_epoch(), 5);
+            let mut seen = std::collections::HashSet::new();
+            for index in 0..5 {
+                let batch = source.indices(3, index).unwrap();
+                assert_eq!(batch.iter().filter(|&&index| index == 7).count(), 2, "{batch:?}");
+                let views = &source.views(3, index).unwrap().0[0];
+                for (row, _) in (0..).zip(&batch).filter(|(_, index)| **index == 7) {
+                    let view = Vec::<f32>::try_from(views.get(row).flatten(0, -1)).unwrap();
+                    seen.insert(view.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                }
+            }
+            assert_eq!(seen.len(), 10);
+        }
+    }
+
+    #[test]
+    fn balanced_batches_depend_on_seed_epoch_and_index_alone() {
+        let groups: Vec<i64> = (0..20).map(|index| index % 3).collect();
+        let of = |seed| source(6, seed).unwrap().balanced(&groups).unwrap();
+        let first = bytes(&of(1).views(2, 1).unwrap());
+        let again = of(1);
+        again.views(0, 0).unwrap();
+        assert_eq!(bytes(&again.views(2, 1).unwrap()), first);
+        assert_ne!(bytes(&again.views(3, 1).unwrap()), first);
+        assert_ne!(bytes(&of(2).views(2, 1).unwrap()), first);
+        let message = source(6, 0).unwrap().balanced(&groups[1..]).unwrap_err().to_string();
+        assert_eq!(message, "groups: expected 20, one for each image, got 19");
     }
 
     #[derive(Debug)]

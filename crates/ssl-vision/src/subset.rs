@@ -84,6 +84,10 @@ impl ImageDataset for Subset {
         self.dataset.image(*inner)
     }
 
+    fn name(&self, index: usize) -> String {
+        self.indices.get(index).map(|&inner| self.dataset.name(inner)).unwrap_or_default()
+    }
+
     fn label(&self, index: usize) -> Option<i64> {
         self.dataset.label(*self.indices.get(index)?)
     }
@@ -111,6 +115,7 @@ mod tests {
         assert!(part.indices().last().is_some_and(|&last| last > 50));
         assert_eq!(part.image(3).unwrap().data()[0] as usize, part.indices()[3]);
         assert_eq!(Subset::random(Arc::clone(&set), 500, 0).unwrap().len(), 100);
+        assert_eq!(part.name(3), part.indices()[3].to_string());
         assert!(Subset::random(Arc::clone(&set), 0, 0).is_err());
         let (rest, held) = Subset::split(&set, 10, 0).unwrap();
         assert_eq!(held.indices(), part.indices());

@@ -179,6 +179,10 @@ impl Examples<Tensor> for Clips {
         corrupt::corrupt(&self.inputs(indices)?, name, severity, (indices, seed))
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.set.name(index))
+    }
+
     fn labels(&self) -> Option<Vec<i64>> {
         self.set.labels()
     }

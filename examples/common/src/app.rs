@@ -111,6 +111,7 @@ impl Start {
                 threads: 0,
                 init: None,
                 eval_data: None,
+                groups: None,
             },
         };
         ensure!(

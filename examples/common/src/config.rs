@@ -1,5 +1,5 @@
 //! Everything needed to run a run again.
-use crate::{CommonFlags, Machine};
+use crate::{CommonFlags, GroupFile, Machine};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,6 +33,9 @@ pub struct RunConfig {
     /// The labelled data that the encoder is evaluated on, where that is other data than it is trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_data: Option<String>,
+    /// The groups by which the bias is measured; none measures none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupFile>,
     /// The recipe, flags applied.
     pub recipe: Value,
 }
@@ -69,6 +72,9 @@ impl RunConfig {
         self.init = flags.init.clone().or(self.init.take());
         self.limit = flags.limit.or(self.limit);
         self.seed = flags.seed.unwrap_or(self.seed);
+        if let Some(file) = &flags.groups {
+            self.groups = Some(GroupFile::new(file, flags.group_column.as_deref()));
+        }
     }
 
     /// Refuses to go on with a run under other settings.
@@ -142,6 +148,7 @@ mod tests {
             data: "d".into(),
             init: None,
             eval_data: None,
+            groups: None,
             limit: None,
             seed: 0,
             device: "cpu".into(),

@@ -91,6 +91,16 @@ pub trait Examples<I>: Sync {
         1
     }
 
+    /// What an example is called in a table about the data: its file, or its number; none where neither is known.
+    fn name(&self, _index: usize) -> Option<String> {
+        None
+    }
+
+    /// Names of the groups that were planted into the examples, and the group of each example; none where none were.
+    fn planted(&self) -> Option<(Vec<String>, Vec<i64>)> {
+        None
+    }
+
     /// The labels, if there are any.
     fn labels(&self) -> Option<Vec<i64>>;
 

@@ -110,6 +110,8 @@ impl Experiment<'_> {
     /// # Errors
     /// The first thing that goes wrong; checkpoints written so far stay.
     pub fn run<B: Batch + 'static, I: Batch + 'static>(&self, parts: &Parts<'_, B, I>) -> Result<Outcome> {
+        // Not only after the training.
+        self.grouped(parts)?;
         ssl_core::trainer::seed_torch(self.config.seed, u64::MAX);
         let mut method = (parts.start)()?;
         let mut optimizer = parts.config.optimizer.build(named_tensors(method.as_ref()))?;
@@ -212,7 +214,12 @@ impl Experiment<'_> {
         } else {
             self.evaluate(parts, method.as_ref(), calibrated)?
         };
-        let found = with_pretext(pretext, found);
+        let mut found = with_pretext(pretext, found);
+        if !self.flags.no_eval
+            && let Some(bias) = self.bias(parts, method.as_ref())?
+        {
+            merge(&mut found, json!({"bias": bias}));
+        }
         let eval = eval_began.elapsed().as_secs_f64();
         let trained = (steps - first.min(steps)) * parts.config.batch_size as u64;
         let round = |x: f64| (x * 100.).round() / 100.;

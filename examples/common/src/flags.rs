@@ -94,6 +94,12 @@ pub struct CommonFlags {
     /// What each layer down from the classifier multiplies the rate of a fine-tuning by [default: 0.75].
     #[arg(long, value_name = "FACTOR", requires = "finetune")]
     pub layer_decay: Option<f64>,
+    /// A table (CSV, TSV or JSONL) of the group of each example, by its file or number: the bias is measured by it.
+    #[arg(long, value_name = "FILE")]
+    pub groups: Option<PathBuf>,
+    /// The column of that table that holds the group [default: group].
+    #[arg(long, value_name = "NAME", requires = "groups")]
+    pub group_column: Option<String>,
     /// Steps between checkpoints [default: a tenth of the run].
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<u64>,

@@ -2,12 +2,14 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "the examples talk to a person")]
 
 mod app;
+mod bias;
 mod config;
 mod corruption;
 mod evaluation;
 mod experiment;
 mod finetuning;
 mod flags;
+mod groups;
 mod machine;
 mod probes;
 mod progress;
@@ -24,6 +26,7 @@ pub use evaluation::{Evaluation, Examples, Floors, Protocol, calibrate, embed, e
 pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use finetuning::{LabelledSource, Percents};
 pub use flags::{CommonFlags, method_flags, read_method_flags};
+pub use groups::{GroupFile, Grouped};
 pub use machine::{Machine, locate_all, locate_data, stop_flag};
 pub use probes::{Probes, Task};
 pub use progress::ByteBar;

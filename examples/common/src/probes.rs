@@ -57,7 +57,7 @@ impl<'a, I> Probes<'a, I> {
 
 impl Task {
     /// The features of one side with their labels.
-    fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
+    pub(crate) fn side(&self, features: &Tensor, rows: &[usize]) -> Result<Features> {
         let labels = rows.iter().map(|&row| self.labels.get(row).copied()).collect::<Option<Vec<i64>>>();
         let labels = labels.with_context(|| format!("{}: expected a label for each example", self.name))?;
         let (first, count) = (rows.first().copied().unwrap_or(0), rows.len());

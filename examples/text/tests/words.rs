@@ -78,6 +78,33 @@ fn analogies_are_counted_by_section_and_by_kind() {
 }
 
 #[test]
+fn associations_of_given_words_are_measured() {
+    let words = br#"{"targ1": {"category": "Animals", "examples": ["dog", "Fox", "zebra"]},
+        "targ2": {"category": "Weather", "examples": ["rain", "snow"]},
+        "attr1": {"category": "Seeing", "examples": ["sees"]},
+        "attr2": {"category": "Covering", "examples": ["covers"]}}"#;
+    for method in ["word2vec", "mlm"] {
+        let (_root, out, file) = scene(method, words);
+        let ended = run(asked("weat", &out, &[]).arg("--words").arg(&file));
+        let found = json(ended.succeeds());
+        assert!(found["effect_size"].as_f64().is_some_and(|size| size.abs() <= 2.), "{found}");
+        assert_eq!((&found["partitions"], &found["is_exact"]), (&6.into(), &true.into()));
+        assert!(found["p_value"].as_f64().is_some_and(|p| p >= 1. / 6. && p <= 1.), "{found}");
+        assert_eq!(found["sets"][0]["left_out"], serde_json::json!(["zebra"]));
+        assert!(ended.err.contains("COVERED") && ended.err.contains("effect size"), "{}", ended.err);
+    }
+    let (_root, out, file) = scene("word2vec", b"{}");
+    let ended = run(&mut asked("weat", &out, &[]));
+    assert!(
+        ended.fails(1).contains("Flowers: expected at least 2 that the tokenizer knows, got 0 of 25"),
+        "{}",
+        ended.err
+    );
+    let ended = run(asked("weat", &out, &[]).arg("--words").arg(&file));
+    assert!(ended.fails(1).contains("file.txt: expected targ1, targ2, attr1 and attr2"), "{}", ended.err);
+}
+
+#[test]
 fn faulty_files_and_runs_are_refused_in_one_line() {
     let (root, out, file) = scene("word2vec", b"");
     for (name, content, message) in [

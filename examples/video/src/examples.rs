@@ -113,6 +113,10 @@ impl Examples<Tensor> for Clips {
         Ok(worse.f_sub(&of(&self.clean.mean)?)?.f_div(&of(&self.clean.std)?)?)
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.set.name(index))
+    }
+
     fn labels(&self) -> Option<Vec<i64>> {
         self.labels.first().map(|labels| labels.labels.clone())
     }

@@ -6,7 +6,7 @@ use ssl_core::report::Figure;
 use ssl_core::{Pair, Source, Views, mix};
 use ssl_examples::{Examples, LabelledSource, RunDir};
 use ssl_vision::readers::{Options, Split, open};
-use ssl_vision::{Augment, Clean, ImageDataset, Recipe, Subset, ViewSource, grid_png};
+use ssl_vision::{Augment, Clean, ImageDataset, Planted, Planting, Recipe, Subset, ViewSource, grid_png};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -32,6 +32,8 @@ const DRAWN: u64 = 116;
 pub(crate) struct Images {
     train: Arc<dyn ImageDataset>,
     test: Option<Arc<dyn ImageDataset>>,
+    /// The planted group of each training image and of each test image.
+    groups: Option<[Vec<i64>; 2]>,
 }
 
 impl Images {
@@ -70,7 +72,20 @@ impl Images {
             Some(n) if n < train.len() => Arc::new(Subset::random(train, n, seed)?),
             _ => train,
         };
-        Ok(Images { train, test })
+        Ok(Images { train, test, groups: None })
+    }
+
+    /// The same with a patch in some of the images, if one is to be planted.
+    pub(crate) fn planted(self, planting: Option<&Planting>) -> Result<Self> {
+        let Some(planting) = planting else { return Ok(self) };
+        let train = Planted::new(self.train, planting, 0)?;
+        let test = self.test.map(|test| Planted::new(test, planting, 1)).transpose()?;
+        let groups = [train.groups(), test.as_ref().map(Planted::groups).unwrap_or_default()];
+        Ok(Images {
+            train: Arc::new(train),
+            test: test.map(|test| Arc::new(test) as _),
+            groups: Some(groups),
+        })
     }
 
     pub(crate) fn train(&self) -> Arc<dyn ImageDataset> {
@@ -117,7 +132,8 @@ impl Images {
     }
 
     pub(crate) fn train_examples(&self, clean: &Clean) -> CleanImages {
-        CleanImages { images: self.train(), clean: clean.clone(), views: None }
+        let groups = self.groups.as_ref().map(|[train, _]| train.clone());
+        CleanImages { images: self.train(), clean: clean.clone(), views: None, groups }
     }
 
     pub(crate) fn test_examples(&self, clean: &Clean) -> Option<CleanImages> {
@@ -125,6 +141,7 @@ impl Images {
             images: Arc::clone(test),
             clean: clean.clone(),
             views: None,
+            groups: self.groups.as_ref().map(|[_, test]| test.clone()),
         })
     }
 }
@@ -152,6 +169,8 @@ pub(crate) struct CleanImages {
     images: Arc<dyn ImageDataset>,
     clean: Clean,
     views: Option<(Augment, Option<Device>)>,
+    /// The planted group of each.
+    groups: Option<Vec<i64>>,
 }
 
 impl Examples<Tensor> for CleanImages {
@@ -223,6 +242,14 @@ impl Examples<Tensor> for CleanImages {
         let worse = corrupt::corrupt(&x, name, severity, (indices, seed))?;
         let of = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
         Ok(worse.f_sub(&of(&self.clean.mean)?)?.f_div(&of(&self.clean.std)?)?)
+    }
+
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.images.name(index))
+    }
+
+    fn planted(&self) -> Option<(Vec<String>, Vec<i64>)> {
+        Some((Planting::NAMES.map(String::from).to_vec(), self.groups.clone()?))
     }
 
     fn labels(&self) -> Option<Vec<i64>> {

@@ -9,14 +9,14 @@ mod data;
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command, FromArgMatches, value_parser};
-use data::Images;
-use ssl_examples::{CommonFlags, DynMethod, Experiment, Parts, RunConfig, RunDir, Start};
+use data::{CleanImages, Images};
+use ssl_examples::{CommonFlags, DynMethod, Examples, Experiment, Grouped, Parts, RunConfig, RunDir, Start};
 use ssl_examples::{
     end, exit, list, locate_data, method_command, method_flags, read_method_flags, stop_flag,
 };
 use ssl_vision::backbones::{Arch, EncoderConfig, ResNetConfig, Stem};
 use ssl_vision::methods::{ALL, Entry, find};
-use ssl_vision::{Augment, AugmentOn, Recipe, ViewSource};
+use ssl_vision::{Augment, AugmentOn, Balancing, Planting, Recipe, ViewSource};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -47,7 +47,7 @@ fn command() -> Command {
         .subcommand(anomaly::command())
 }
 
-fn vision_flags() -> [Arg; 10] {
+fn vision_flags() -> [Arg; 14] {
     [
         Arg::new("encoder")
             .long("encoder")
@@ -76,6 +76,29 @@ fn vision_flags() -> [Arg; 10] {
             .long("leave-out")
             .value_name("CLASS")
             .help("A class whose images are left out, to ask `vision anomaly` for it afterwards"),
+        Arg::new("plant")
+            .long("plant")
+            .value_name("SHARE")
+            .value_parser(value_parser!(f64))
+            .help("Plants a bright corner into this share of the images of the first half of the classes, and into the rest of 1 of the others, to measure what comes of it"),
+        Arg::new("plant-side")
+            .long("plant-side")
+            .value_name("PIXELS")
+            .requires("plant")
+            .value_parser(value_parser!(usize))
+            .help("Side of that corner [default: a seventh of the image]"),
+        Arg::new("plant-seed")
+            .long("plant-seed")
+            .value_name("N")
+            .requires("plant")
+            .value_parser(value_parser!(u64))
+            .default_value("0")
+            .help("Another seed, other images"),
+        Arg::new("balance")
+            .long("balance")
+            .value_name("WHAT")
+            .value_parser(["groups"])
+            .help("Batches in which all groups of --groups or --plant are equally frequent"),
         Arg::new("augment-on")
             .long("augment-on")
             .value_name("WHERE")
@@ -116,6 +139,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
 
     let (_, path) = locate_data(&config.data)?;
     let images = Images::open(&path, recipe.left_out.as_deref(), (config.limit, config.seed), flags.max_bad)?;
+    let images = images.planted(recipe.planted.as_ref())?;
     images.adapt(&mut recipe)?;
     recipe.augment_on = recipe.augment_on.resolve(&*images.train(), device);
     let config = RunConfig { recipe: serde_json::to_value(&recipe)?, ..config };
@@ -137,6 +161,16 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         .collect();
     let source = ViewSource::new(images.train(), views.clone(), recipe.train.batch_size, config.seed)?;
     let source = if recipe.augment_on == AugmentOn::Device { source.on_device(device)? } else { source };
+    let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
+    let groups = grouped(&config, &train, test.as_ref())?.map(|grouped| grouped.groups);
+    let source = match recipe.balance {
+        Some(Balancing::Groups) => {
+            let groups =
+                groups.context("--balance groups: expected --groups FILE or --plant SHARE beside it")?;
+            source.balanced(groups.get(..images.train_len()).unwrap_or_default())?
+        }
+        None => source,
+    };
     recipe.train.total_steps(source.batches_per_epoch())?;
     let held_out = images.held_out(views, matches.get_one("held-out").copied().unwrap_or(0), config.seed)?;
 
@@ -144,7 +178,6 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     if !flags.quiet {
         eprintln!("{}", describe(&config, &recipe, &images, &dir));
     }
-    let (train, test) = (images.train_examples(&recipe.pixels), images.test_examples(&recipe.pixels));
     let on_device = (recipe.augment_on == AugmentOn::Device).then_some(device);
     let crops = matches.get_one::<String>("finetune-views").is_some_and(|views| views == "crops");
     let train = if crops { train.with_crops(on_device) } else { train };
@@ -173,6 +206,13 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
     let experiment =
         Experiment { config: &config, dir: &dir, flags: &flags, machine, stop: stop_flag()?, began };
     end(&experiment.run(&parts)?, &config, &dir)
+}
+
+/// The groups of the images, if there are any.
+fn grouped(config: &RunConfig, train: &CleanImages, test: Option<&CleanImages>) -> Result<Option<Grouped>> {
+    let mut sets: Vec<&dyn Examples<tch::Tensor>> = vec![train];
+    sets.extend(test.map(|test| test as &dyn Examples<tch::Tensor>));
+    Grouped::of(config.groups.as_ref(), &sets)
 }
 
 /// The configuration of the run, with all flags applied.
@@ -207,6 +247,16 @@ fn configure(entry: &Entry, flags: &CommonFlags, matches: &ArgMatches, start: &S
     }
     if let Some(class) = matches.get_one::<String>("leave-out") {
         recipe.left_out = Some(class.clone());
+    }
+    if let Some(share) = matches.get_one::<f64>("plant") {
+        recipe.planted = Some(Planting {
+            share: *share,
+            side: matches.get_one("plant-side").copied(),
+            seed: matches.get_one("plant-seed").copied().unwrap_or(0),
+        });
+    }
+    if matches.contains_id("balance") {
+        recipe.balance = Some(Balancing::Groups);
     }
     if let Some(place) = matches.get_one::<String>("augment-on") {
         recipe.augment_on = serde_json::from_value(serde_json::json!(place))?;

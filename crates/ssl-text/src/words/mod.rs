@@ -1,4 +1,5 @@
-//! How well the vectors of words agree with people: pairs whose likeness was scored, and questions by analogy.
+//! How well the vectors of words agree with people: pairs whose likeness was scored, and questions by analogy; and what
+//! they associate with what.
 //!
 //! The files are read as they are published. A word is what the tokenizer makes of it, hence lower-cased where it
 //! lower-cases, and its vector is what the encoder gives for a text of this word alone.
@@ -12,9 +13,11 @@
 //! assert!((agreement - 1.).abs() < 1e-12);
 //! ```
 mod analogy;
+mod association;
 mod similarity;
 
 pub use analogy::{Analogies, Answers, Section, Tally, answers, read_questions};
+pub use association::{Associations, Covered, WordSet, WordSets};
 pub use similarity::{Pair, Similarity, read_pairs, spearman};
 
 use crate::Tokenizer;

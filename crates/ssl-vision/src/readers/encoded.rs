@@ -188,6 +188,10 @@ impl ImageDataset for EncodedImages {
         Err(Error::data(&self.listing.path, format!("no image of the class of image {index} can be read")))
     }
 
+    fn name(&self, index: usize) -> String {
+        self.listing.files.name(index)
+    }
+
     fn label(&self, index: usize) -> Option<i64> {
         self.listing.labels.as_ref()?.get(index).copied()
     }

@@ -1,5 +1,5 @@
 //! What is done with a finished run: hidden words filled in, text gone on with, documents embedded and looked for, words
-//! compared with what people say of them.
+//! compared with what people say of them and with each other.
 mod words;
 
 use crate::data::TOKENIZER;
@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use tch::{Device, Kind, Tensor};
 
 /// The commands.
-pub(crate) const NAMES: [&str; 6] =
-    ["fill-mask", "generate", "embed", "nearest", words::NAMES[0], words::NAMES[1]];
+pub(crate) const NAMES: [&str; 7] =
+    ["fill-mask", "generate", "embed", "nearest", words::NAMES[0], words::NAMES[1], words::NAMES[2]];
 /// Documents that are embedded at once.
 const BLOCK: usize = 32;
 /// The stream of random numbers of generated text.

@@ -1,16 +1,18 @@
-//! The vectors of words beside what people say of words: their likeness, and questions by analogy.
+//! The vectors of words beside what people say of words: their likeness, questions by analogy, and what they associate.
 use super::Loaded;
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
+use ssl_core::bias::WeatOptions;
 use ssl_examples::print;
-use ssl_text::words::{Analogies, Lexicon, Section, Similarity, Tally, read_pairs, read_questions};
+use ssl_text::words::{Analogies, Associations, Covered, Lexicon, Section, Similarity, Tally, WordSets};
+use ssl_text::words::{read_pairs, read_questions};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-pub(super) const NAMES: [&str; 2] = ["similarity", "analogy"];
+pub(super) const NAMES: [&str; 3] = ["similarity", "analogy", "weat"];
 
-pub(super) fn all() -> [Command; 2] {
+pub(super) fn all() -> [Command; 3] {
     let path = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).value_name(value).required(true).value_parser(value_parser!(PathBuf)).help(help)
     };
@@ -32,10 +34,35 @@ pub(super) fn all() -> [Command; 2] {
             files("Lines of four words in sections, as Google's questions-words.txt has them"),
             most,
         ]),
+        Command::new(NAMES[2])
+            .about("Measures whether two sets of words are associated with two attributes differently")
+            .after_help("The files are those of SEAT: targ1, targ2, attr1 and attr2, each with a category and examples.")
+            .args([
+                run(),
+                Arg::new("words")
+                    .long("words")
+                    .value_name("FILE")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("JSON of two targets and two attributes [default: flowers, insects, pleasant, unpleasant]"),
+                number("samples", "100000", "Partitions of the targets that are drawn where there are more than 200,000"),
+                number("seed", "0", "Seed of these"),
+            ]),
     ]
 }
 
+fn number(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("N")
+        .value_parser(value_parser!(u64))
+        .default_value(default)
+        .help(help)
+}
+
 pub(super) fn run(name: &str, matches: &ArgMatches, dir: &Path, loaded: &Loaded) -> Result<ExitCode> {
+    if name == NAMES[2] {
+        return weat(matches, dir, loaded);
+    }
     let files: Vec<&PathBuf> = matches.get_many("files").into_iter().flatten().collect();
     let found = match name {
         "similarity" => similarity(&files, loaded)?,
@@ -91,6 +118,37 @@ fn row(name: &str, tally: Tally) -> Value {
     let Tally { questions, covered, .. } = tally;
     eprintln!("{:>9} {:>9} {questions:>10} {covered:>9}  {name}", shown(add), shown(mul));
     json!({"name": name, "questions": questions, "covered": covered, "cos_add": add, "cos_mul": mul})
+}
+
+fn weat(matches: &ArgMatches, dir: &Path, Loaded { method, tokenizer }: &Loaded) -> Result<ExitCode> {
+    let file = matches.get_one::<PathBuf>("words");
+    let sets = file.map_or_else(WordSets::flowers_and_insects, |file| WordSets::read(file))?;
+    let number = |name: &str| matches.get_one::<u64>(name).copied();
+    let options = WeatOptions::default();
+    let options = WeatOptions {
+        samples: number("samples").unwrap_or(options.samples),
+        seed: number("seed").unwrap_or(options.seed),
+        ..options
+    };
+    let Associations { weat, sets } =
+        Associations::new(&sets, &Lexicon::new(tokenizer)?, method.as_ref(), &options)?;
+    eprintln!("{:>8} {:>9}  SET", "COVERED", "LEFT OUT");
+    for Covered { name, covered, left_out } in &sets {
+        eprintln!("{covered:>8} {:>9}  {name}", left_out.len());
+    }
+    let how = if weat.is_exact { "all" } else { "of" };
+    eprintln!(
+        "effect size {}, p {:.2e} ({how} {} partitions)",
+        shown(weat.effect_size),
+        weat.p_value,
+        weat.partitions
+    );
+    let mut found = json!({"run": dir, "words": file, "sets": sets, "seed": options.seed});
+    if let (Some(found), Value::Object(weat)) = (found.as_object_mut(), json!(weat)) {
+        found.extend(weat);
+    }
+    print(&format!("{found}\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn shown(number: Option<f64>) -> String {
