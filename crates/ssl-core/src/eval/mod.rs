@@ -23,6 +23,7 @@ mod stream {
 }
 
 mod anomaly;
+mod classifier;
 mod features;
 mod few_shot;
 mod finetune;
@@ -34,7 +35,9 @@ mod logistic;
 mod protocol;
 
 pub use anomaly::{auroc, neighbour_distance};
+pub use classifier::Classifier;
 pub use features::Features;
+pub(crate) use features::host;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
 pub use finetune::{Finetune, FinetuneOptions, Finetuned, Labelled, Layer, draw_share};
 pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, uniformity};

@@ -115,6 +115,17 @@ impl Late {
         }
         Ok(Late { net: ResNet::new(p, &config.of_images())?, config: *config })
     }
+
+    /// The representation of clips, of the features of their frames. `[B, T, E]` to `[B, D]`.
+    pub(crate) fn fused(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(match self.config.fusion {
+            Fusion::Mean => features.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
+            Fusion::Concat => {
+                let stretches = features.f_transpose(1, 2)?.f_adaptive_avg_pool1d(self.config.frames)?;
+                stretches.f_transpose(1, 2)?.f_flatten(1, 2)?
+            }
+        })
+    }
 }
 
 impl Backbone for Late {
@@ -131,14 +142,7 @@ impl Backbone for Late {
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let features = self.frames(x, mode)?; // [B, T, E].
-        Ok(match self.config.fusion {
-            Fusion::Mean => features.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
-            Fusion::Concat => {
-                let stretches = features.f_transpose(1, 2)?.f_adaptive_avg_pool1d(self.config.frames)?;
-                stretches.f_transpose(1, 2)?.f_flatten(1, 2)?
-            }
-        })
+        self.fused(&self.frames(x, mode)?)
     }
 
     fn frame_dim(&self) -> i64 {
