@@ -24,6 +24,7 @@ mod cam;
 mod gradients;
 mod occlusion;
 mod randomization;
+mod replica;
 mod scalar;
 
 pub use attention::attention_rollout;
@@ -31,7 +32,8 @@ pub use cam::{enlarged, grad_cam};
 pub use gradients::{Attributions, gradient, integrated_gradients};
 pub use occlusion::{occlusion, spread, windows};
 pub use randomization::{randomization, spearman};
-pub use scalar::{Scalar, along, apart, similarity};
+pub use replica::replica;
+pub use scalar::{Scalar, along, apart, relative, similarity};
 
 #[cfg(test)]
 mod tests;

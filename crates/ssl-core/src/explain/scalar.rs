@@ -55,6 +55,19 @@ pub fn apart(embeddings: &Tensor, mean: &Tensor) -> Result<Tensor> {
     no_grad(|| l2_normalize(&embeddings.f_sub(mean)?))
 }
 
+/// Shares of each example on a scale to be shown: the 99th percentile of their sizes is 1, and what is beyond is 1 too.
+///
+/// # Shapes
+/// `shares`: `[B, ...]`; returns the same, from -1 to 1.
+///
+/// # Errors
+/// `Error::Torch` when there is no share.
+pub fn relative(shares: &Tensor) -> Result<Tensor> {
+    let flat = shares.f_detach()?.f_to_kind(Kind::Float)?.f_flatten(1, -1)?;
+    let most = flat.f_abs()?.f_quantile_scalar(0.99, 1, true, "linear")?.f_clamp_min(1e-12)?;
+    Ok(flat.f_div(&most)?.f_clamp(-1., 1.)?.f_view_as(shares)?)
+}
+
 fn of_one_shape(embeddings: &Tensor, others: &Tensor) -> Result<()> {
     let (rows, width) = dims2(embeddings, "embeddings", "[B, D]")?;
     if others.size() == [rows, width] {

@@ -197,6 +197,27 @@ fn windows_cover_the_input_and_the_last_end_with_it() {
 }
 
 #[test]
+fn a_replica_is_alike_and_its_own() {
+    let net = Net::new();
+    let tensors: BTreeMap<String, Tensor> = net.vars.variables().into_iter().collect();
+    let build =
+        |p: &tch::nn::Path<'_>| Ok(tensors.iter().map(|(n, x)| p.zeros(n, &x.size())).collect::<Vec<_>>());
+    let (vars, _) = replica(&tensors, Device::Cpu, build).unwrap();
+    assert!(vars.variables().iter().all(|(name, x)| x.equal(&tensors[name]) && x.requires_grad()));
+    crate::no_grad(|| drop(vars.variables()["c"].shallow_clone().zero_()));
+    assert!(net.var("c").abs().max().double_value(&[]) > 0.);
+    let message = replica(&BTreeMap::new(), Device::Cpu, build).unwrap_err().to_string();
+    assert!(message.contains("a is missing"), "{message}");
+}
+
+#[test]
+fn shares_are_shown_beside_the_greatest_of_their_example() {
+    let shares = Tensor::from_slice(&[1f32, -4., 0., 0.5, 0., 0.]).view([2, 3]);
+    let shown = Vec::<f32>::try_from(relative(&shares).unwrap().view([6])).unwrap();
+    assert!((shown[0] - 1. / 3.94).abs() < 1e-4 && shown[1..] == [-1., 0., 1., 0., 0.], "{shown:?}");
+}
+
+#[test]
 fn wrong_inputs_are_named() {
     let x = Tensor::zeros([2, 3, 4], FLOAT);
     let told = |error: Error| error.to_string();

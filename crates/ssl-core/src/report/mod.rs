@@ -16,5 +16,5 @@ mod chart;
 mod page;
 mod plane;
 
-pub use page::{Content, Figure, Page};
+pub use page::{Content, Figure, Page, TINTS};
 pub use plane::principal_plane;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// A picture or a text with a line below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// What is shown.
     pub content: Content,
@@ -19,7 +19,7 @@ pub struct Figure {
 }
 
 /// What a figure shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// A picture, as a `data:` address.
     Embedded(String),
@@ -27,6 +27,8 @@ pub enum Content {
     Played(String),
     /// A text.
     Written(String),
+    /// A text in parts, each with a weight from -1 to 1, which shades it: blue to orange.
+    Shaded(Vec<(String, f64)>),
 }
 
 impl Figure {
@@ -43,10 +45,27 @@ impl Figure {
         Figure { content: Content::Played(uri), caption: caption.into() }
     }
 
+    /// A text in parts with weights from -1 to 1.
+    pub fn shaded(parts: Vec<(String, f64)>, caption: impl Into<String>) -> Self {
+        Figure { content: Content::Shaded(parts), caption: caption.into() }
+    }
+
     /// A text.
     pub fn text(text: impl Into<String>, caption: impl Into<String>) -> Self {
         Figure { content: Content::Written(text.into()), caption: caption.into() }
     }
+}
+
+/// The colour that stands for a positive weight, and the one for a negative, as red, green and blue of 255.
+pub const TINTS: [[u8; 3]; 2] = [[235, 110, 20], [45, 115, 215]];
+
+/// A part of a text on its shade.
+fn shaded((part, weight): &(String, f64)) -> String {
+    let [above, below] = TINTS;
+    let [red, green, blue] = if *weight < 0. { below } else { above };
+    let cover = (70. * weight.abs()).round().min(70.);
+    let part = escape(part);
+    format!("<span style=\"background:rgb({red} {green} {blue}/{cover}%)\">{part}</span>")
 }
 
 /// A page that grows section by section. What comes in is escaped.
@@ -159,6 +178,9 @@ impl Page {
                 }
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
                 Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
+                Content::Shaded(parts) => {
+                    format!("<blockquote>{}</blockquote>", parts.iter().map(shaded).collect::<String>())
+                }
             };
             format!("<figure>{content}<figcaption>{caption}</figcaption></figure>")
         };
@@ -266,6 +288,7 @@ mod tests {
             EVIL,
             &[vec![
                 Figure::text(EVIL, EVIL),
+                Figure::shaded(vec![(EVIL.into(), 0.5)], EVIL),
                 Figure { content: Content::Embedded(format!("data:,{EVIL}")), caption: EVIL.into() },
             ]],
         )
@@ -310,6 +333,17 @@ mod tests {
             page.render()
                 .contains("<sound controls preload=\"none\" src=\"data:sound/wav;base64,UklGRg==\">")
         );
+    }
+
+    #[test]
+    fn parts_of_a_text_are_shaded_by_their_weights() {
+        let mut page = Page::new("");
+        let parts = vec![("for".to_string(), 1.), (" against".to_string(), -0.5), (" none".to_string(), 0.)];
+        page.figures("A", &[vec![Figure::shaded(parts, "it")]]).unwrap();
+        let html = page.render();
+        assert!(html.contains("<span style=\"background:rgb(235 110 20/70%)\">for</span>"), "{html}");
+        assert!(html.contains("<span style=\"background:rgb(45 115 215/35%)\"> against</span>"), "{html}");
+        assert!(html.contains("/0%)\"> none</span>"), "{html}");
     }
 
     #[test]

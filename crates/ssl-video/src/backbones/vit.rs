@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::Layer;
 use ssl_core::nn::{
-    AttentionMask, Block, BlockConfig, LayerNorm, Module, Names, QkvNames, TIMM, attention_weights, trunc_normal,
+    AttentionMask, Block, BlockConfig, LayerNorm, Module, Names, QkvNames, TIMM, attention_weights,
+    trunc_normal,
 };
 use ssl_core::{Error, Mode, Result, no_grad};
 use ssl_vision::backbones::VitArch;
