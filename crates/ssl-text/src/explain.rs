@@ -20,7 +20,7 @@
 use crate::batch::Tokens;
 use crate::models::{Attend, Encoder, EncoderConfig, Pooling};
 use ssl_core::explain::{along, attention_rollout, integrated_gradients, replica};
-use ssl_core::{Mode, Result, no_grad};
+use ssl_core::{Error, Mode, Result, no_grad};
 use std::collections::BTreeMap;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -50,8 +50,7 @@ pub fn encoder_of(
     replica(tensors, device, |p| Encoder::new(p, config, vocabulary))
 }
 
-/// Of embeddings along `directions` the share of each token, by integrated gradients over the vectors of tokens, from the
-/// mean of all vectors; and of a transformer where what stands for the text looks, over all layers.
+/// All that can be told from inside of an encoder: [`by_gradients`], and [`by_attention`] where it has some.
 ///
 /// # Shapes
 /// `directions`: `[B, D]`.
@@ -64,9 +63,27 @@ pub fn of_encoder(
     attend: Attend,
     directions: &Tensor,
 ) -> Result<Vec<Explanation>> {
+    let first = by_gradients(encoder, tokens, attend, directions)?;
+    Ok(std::iter::once(first).chain(by_attention(encoder, tokens, attend)?).collect())
+}
+
+/// Of embeddings along `directions` the share of each token, by integrated gradients over the vectors of tokens, from the
+/// mean of all vectors.
+///
+/// # Shapes
+/// `directions`: `[B, D]`.
+///
+/// # Errors
+/// As [`Encoder::forward`].
+pub fn by_gradients(
+    encoder: &Encoder,
+    tokens: &Tokens,
+    attend: Attend,
+    directions: &Tensor,
+) -> Result<Explanation> {
     let (vectors, mean) = no_grad(|| {
         let mean = encoder.words().weight().f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
-        Ok::<_, ssl_core::Error>((encoder.words().forward(&tokens.ids)?, mean))
+        Ok::<_, Error>((encoder.words().forward(&tokens.ids)?, mean))
     })?;
     let scalar = |vectors: &Tensor| {
         let x = encoder.forward_vectors(vectors, tokens, attend, Mode::Eval)?;
@@ -75,13 +92,20 @@ pub fn of_encoder(
     let found = integrated_gradients(&scalar, &vectors, &mean, STEPS)?;
     let shares = found.values.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?;
     let name = "integrated gradients".to_string();
-    let mut all = vec![Explanation { name, shares: without_fillings(&shares, tokens)? }];
+    Ok(Explanation { name, shares: without_fillings(&shares, tokens)? })
+}
+
+/// Where what stands for a text looks, over all layers of a transformer; nothing of another network.
+///
+/// # Errors
+/// As [`Encoder::forward`].
+pub fn by_attention(encoder: &Encoder, tokens: &Tokens, attend: Attend) -> Result<Option<Explanation>> {
     let layers = encoder.attention(tokens, attend)?;
-    if !layers.is_empty() {
-        let shares = seen_by_text(encoder, &attention_rollout(&layers, 0.)?, tokens)?;
-        all.push(Explanation { name: "attention rollout".into(), shares });
+    if layers.is_empty() {
+        return Ok(None);
     }
-    Ok(all)
+    let shares = seen_by_text(encoder, &attention_rollout(&layers, 0.)?, tokens)?;
+    Ok(Some(Explanation { name: "attention rollout".into(), shares }))
 }
 
 /// The row of what stands for a text, `[B, N, N]` to `[B, N]`.

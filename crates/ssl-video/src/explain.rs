@@ -17,7 +17,7 @@
 //! assert!(found.iter().all(|found| found.map.size() == [2, 8, 28, 28]));
 //! # Ok::<(), ssl_core::Error>(())
 //! ```
-use crate::backbones::{Backbone, Encoder, EncoderConfig, VideoVit};
+use crate::backbones::{Backbone, Encoder, EncoderConfig, VideoVit, of_images};
 use ssl_core::explain::{
     Scalar, along, attention_rollout, enlarged, grad_cam, integrated_gradients, replica,
 };
@@ -70,20 +70,31 @@ pub fn of_encoder(encoder: &Encoder, x: &Tensor, directions: &Tensor) -> Result<
 }
 
 fn cam(encoder: &Encoder, x: &Tensor, directions: &Tensor) -> Result<Explanation> {
-    let maps = encoder.features(x, Mode::Eval)?;
-    let is_fine = |(_, map): &&(String, Tensor)| map.size().iter().skip(3).all(|&side| side >= PLACES);
+    let size = places(x)?;
+    let [times, ..] = size;
+    let maps = match encoder {
+        Encoder::Late(net) => net.maps_of_images(x, Mode::Eval)?,
+        _ => encoder.features(x, Mode::Eval)?,
+    };
+    let is_fine = |(_, map): &&(String, Tensor)| map.size().iter().rev().take(2).all(|&side| side >= PLACES);
     let none = || Error::config("encoder", "it has no stage");
     let (_, last) = maps.last().ok_or_else(none)?;
     let (name, map) = maps.iter().rfind(is_fine).or(maps.first()).ok_or_else(none)?;
-    let frames = last.f_mean_dim([3i64, 4].as_slice(), false, Kind::Float)?.f_transpose(1, 2)?; // [B, T, E].
     let embeddings = match encoder {
-        Encoder::Late(net) => net.fused(&frames)?,
-        _ => frames.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
+        Encoder::Late(net) => {
+            let frames = last.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?;
+            net.fused(&frames.f_unflatten(0, [-1, times])?)?
+        }
+        _ => last.f_mean_dim([2i64, 3, 4].as_slice(), false, Kind::Float)?,
     };
     let sum = along(&embeddings, directions)?.f_sum(Kind::Float)?;
     let gradient = Tensor::f_run_backward(&[&sum], &[map], false, false)?.pop().ok_or_else(none)?;
-    let cam = grad_cam(&map.f_detach()?, &gradient)?;
-    Ok(Explanation { name: format!("Grad-CAM of {name}"), map: enlarged(&cam, &places(x)?)? })
+    let of_clips = |x: Tensor| match encoder {
+        Encoder::Late(_) => of_images(&x, times),
+        _ => Ok(x),
+    };
+    let cam = grad_cam(&of_clips(map.f_detach()?)?, &of_clips(gradient)?)?;
+    Ok(Explanation { name: format!("Grad-CAM of {name}"), map: enlarged(&cam, &size)? })
 }
 
 fn looks(net: &VideoVit, x: &Tensor) -> Result<Explanation> {

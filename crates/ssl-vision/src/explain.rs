@@ -125,7 +125,7 @@ fn looks(net: &Vit, x: &Tensor) -> Result<Vec<Explanation>> {
 pub fn of_input(f: Scalar<'_>, x: &Tensor) -> Result<Vec<Explanation>> {
     let (_, channels, height, width) = dims4(x, "images", "[B, C, H, W]")?;
     let grey = x.f_zeros_like()?;
-    let map = gradients(f, x)?;
+    let map = gradients(f, x, STEPS)?;
     let side = |side: i64| (side + WINDOWS - 1) / WINDOWS;
     let window = [channels, side(height), side(width)];
     let hidden = windows(&[channels, height, width], &window, &window, x.device())?;
@@ -134,15 +134,15 @@ pub fn of_input(f: Scalar<'_>, x: &Tensor) -> Result<Vec<Explanation>> {
     Ok(vec![map, Explanation { name: "occlusion".into(), map: lost }])
 }
 
-/// The first of [`of_input`] alone.
+/// The first of [`of_input`] alone, by so many parts of the way.
 ///
 /// # Shapes
 /// `x`: `[B, C, H, W]`, normalized.
 ///
 /// # Errors
 /// As [`integrated_gradients`].
-pub fn gradients(f: Scalar<'_>, x: &Tensor) -> Result<Explanation> {
-    let found = integrated_gradients(f, x, &x.f_zeros_like()?, STEPS)?;
+pub fn gradients(f: Scalar<'_>, x: &Tensor, steps: i64) -> Result<Explanation> {
+    let found = integrated_gradients(f, x, &x.f_zeros_like()?, steps)?;
     let map = found.values.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
     Ok(Explanation { name: "integrated gradients".into(), map })
 }

@@ -7,6 +7,7 @@
 mod commands;
 mod data;
 mod examples;
+mod explain;
 mod picture;
 
 use anyhow::{Context, Result};
@@ -135,6 +136,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| videos.skipped(),
         derived: &|_| Vec::new(),
         show: &|rows| picture::look(&dir, rows, &recipe.clean),
+        explain: &|explained| explain::explain(&dir, explained, &recipe),
         figures: vec![("What the method sees".to_string(), picture::views(&dir, &first, &recipe.clean)?)],
         probe_stages: false,
     };

@@ -5,6 +5,7 @@
 
 mod anomaly;
 mod data;
+mod explain;
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command, FromArgMatches, value_parser};
@@ -162,6 +163,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| images.unreadable(),
         derived: &|_| Vec::new(),
         show: &|rows| data::write_look(&dir, rows, &recipe.pixels),
+        explain: &|explained| explain::explain(&dir, explained, &recipe),
         figures: vec![(
             "What the method sees".to_string(),
             data::write_views(&dir, &source, &recipe.pixels)?,

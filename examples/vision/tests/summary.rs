@@ -71,6 +71,8 @@ fn standard_output_is_the_summary_and_an_encoder_can_be_measured_again() {
         "/floors/raw/knn",
         "/floors/raw/linear",
         "/floors/majority",
+        "/explanations/of",
+        "/explanations/randomized/integrated gradients/4",
         "/run_dir",
     ] {
         assert!(summary.pointer(path).is_some_and(|value| !value.is_null()), "{path}: {out}");

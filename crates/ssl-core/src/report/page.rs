@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// A picture or a text with a line below it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
     /// What is shown.
     pub content: Content,
@@ -19,7 +19,7 @@ pub struct Figure {
 }
 
 /// What a figure shows.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A picture, as a `data:` address.
     Embedded(String),
@@ -27,8 +27,8 @@ pub enum Content {
     Played(String),
     /// A text.
     Written(String),
-    /// A text in parts, each with a weight from -1 to 1, which shades it: blue to orange.
-    Shaded(Vec<(String, f64)>),
+    /// A text in parts, each with a weight from -100 to 100, which shades it: blue to orange.
+    Shaded(Vec<(String, i8)>),
 }
 
 impl Figure {
@@ -47,6 +47,8 @@ impl Figure {
 
     /// A text in parts with weights from -1 to 1.
     pub fn shaded(parts: Vec<(String, f64)>, caption: impl Into<String>) -> Self {
+        let percent = |weight: f64| (100. * weight).round().clamp(-100., 100.) as i8;
+        let parts = parts.into_iter().map(|(part, weight)| (part, percent(weight))).collect();
         Figure { content: Content::Shaded(parts), caption: caption.into() }
     }
 
@@ -60,10 +62,10 @@ impl Figure {
 pub const TINTS: [[u8; 3]; 2] = [[235, 110, 20], [45, 115, 215]];
 
 /// A part of a text on its shade.
-fn shaded((part, weight): &(String, f64)) -> String {
+fn shaded((part, weight): &(String, i8)) -> String {
     let [above, below] = TINTS;
-    let [red, green, blue] = if *weight < 0. { below } else { above };
-    let cover = (70. * weight.abs()).round().min(70.);
+    let [red, green, blue] = if *weight < 0 { below } else { above };
+    let cover = u32::from(weight.unsigned_abs()) * 7 / 10;
     let part = escape(part);
     format!("<span style=\"background:rgb({red} {green} {blue}/{cover}%)\">{part}</span>")
 }

@@ -116,6 +116,13 @@ impl Late {
         Ok(Late { net: ResNet::new(p, &config.of_images())?, config: *config })
     }
 
+    /// The maps of each stage with all frames as images, first to last, each made of the one before it.
+    /// `[B, C, T, H, W]` to `[B * T, C_i, H_i, W_i]`.
+    pub(crate) fn maps_of_images(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
+        let [_, _, frames, ..] = clips(x, self.config.channels)?;
+        self.net.features(&images(x)?, mode_of_parts(mode, frames))
+    }
+
     /// The representation of clips, of the features of their frames. `[B, T, E]` to `[B, D]`.
     pub(crate) fn fused(&self, features: &Tensor) -> Result<Tensor> {
         Ok(match self.config.fusion {
@@ -131,7 +138,7 @@ impl Late {
 impl Backbone for Late {
     fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
         let [_, _, frames, ..] = clips(x, self.config.channels)?;
-        let maps = self.net.features(&images(x)?, mode_of_parts(mode, frames))?;
+        let maps = self.maps_of_images(x, mode)?;
         maps.into_iter().map(|(name, map)| Ok((name, of_images(&map, frames)?))).collect()
     }
 
