@@ -4,6 +4,7 @@ pub mod abx;
 pub mod augment;
 mod clean;
 mod clip;
+pub mod explain;
 pub mod frontend;
 pub mod interop;
 pub mod level;

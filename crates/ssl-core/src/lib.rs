@@ -13,6 +13,7 @@ pub mod contract;
 pub mod ema;
 pub mod error;
 pub mod eval;
+pub mod explain;
 pub mod hooks;
 pub mod loader;
 pub mod loss;

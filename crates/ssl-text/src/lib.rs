@@ -1,6 +1,7 @@
 //! Self-supervised learning on text: readers, tokenizers, models, methods.
 
 mod batch;
+pub mod explain;
 pub mod generate;
 mod heads;
 pub mod interop;

@@ -4,6 +4,7 @@ pub mod augment;
 pub mod backbones;
 mod clean;
 mod clip;
+pub mod explain;
 mod join;
 pub mod methods;
 mod moving;

@@ -6,6 +6,7 @@
 mod asked;
 mod corrupt;
 mod data;
+mod explain;
 mod picture;
 
 use anyhow::{Context, Result};
@@ -144,6 +145,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| sounds.skipped(),
         derived: &|_| Vec::new(),
         show: &|rows| picture::write(&dir, "look.png", rows, recipe.encoder.sample_rate()),
+        explain: &|explained| explain::explain(&dir, explained, &recipe),
         figures: picture::views(&dir, &source.batch(0, 0)?, recipe.encoder.sample_rate())?,
         probe_stages: false,
     };

@@ -1,9 +1,9 @@
 //! Sound to look at and to listen to: spectrograms as pictures, players of short clips.
 use anyhow::{Context, Result};
-use image::{GrayImage, ImageFormat, Luma};
+use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use ssl_audio::frontend::{LogMel, MelConfig};
 use ssl_core::checkpoint::write_atomically;
-use ssl_core::report::Figure;
+use ssl_core::report::{Figure, TINTS};
 use ssl_core::{Views, no_grad};
 use ssl_examples::RunDir;
 use std::io::Cursor;
@@ -13,6 +13,9 @@ use tch::{Device, Kind, Tensor};
 const SHOWN: i64 = 8;
 /// Bands of a spectrogram, which are its rows of pixels.
 const BANDS: i64 = 64;
+/// Pixels of a spectrogram with heat maps from left to right, and of the longest bar.
+const WIDE: u32 = 320;
+const BAR: u32 = 14;
 /// Pixels between two spectrograms.
 const GAP: u32 = 4;
 
@@ -71,6 +74,82 @@ pub(crate) fn small(wave: &Tensor, rate: u32, shrink: i64) -> Result<Vec<u8>> {
         None,
     )?;
     grid(&[means.f_squeeze_dim(1)?.f_to_kind(Kind::Uint8)?])
+}
+
+/// Clips as rows of a PNG: the spectrogram of each; beside it what the encoder takes, shaded by its shares, where there are
+/// some; below it a bar for each stretch, up where something is lost without it.
+///
+/// # Shapes
+/// `waves`: `[B, T]`; `shares`: bands and their shares from -1 to 1, `[B, F, N]` each; `bars`: `[B, S]` from -1 to 1.
+pub(crate) fn heard(
+    waves: &Tensor,
+    rate: u32,
+    shares: Option<&(Tensor, Tensor)>,
+    bars: &Tensor,
+) -> Result<Vec<u8>> {
+    let height = BANDS as u32 + 2 * BAR;
+    let count = waves.size().first().copied().unwrap_or(0);
+    let columns = if shares.is_some() { 2 } else { 1 };
+    let (wide, high) = (columns * (WIDE + GAP), count as u32 * (height + GAP));
+    let mut picture = RgbImage::from_pixel(wide.max(1), high.max(1), Rgb([255; 3]));
+    for row in 0..count {
+        let top = row as u32 * (height + GAP);
+        let level = f32s(&scaled(&spectrogram(&waves.f_narrow(0, row, 1)?, rate)?)?)?;
+        let plain = vec![0.; level.len()];
+        paint(&mut picture, (0, top), &level, &plain);
+        if let Some((bands, shares)) = shares {
+            let bands = bands.f_narrow(0, row, 1)?.f_to_kind(Kind::Float)?;
+            let (least, most) = (bands.f_min()?, bands.f_max()?);
+            let level =
+                bands.f_sub(&least)?.f_div(&most.f_sub(&least)?.f_clamp_min(1e-6)?)?.f_mul_scalar(255.)?;
+            let shares = f32s(&scaled(&shares.f_narrow(0, row, 1)?)?)?;
+            paint(&mut picture, (WIDE + GAP, top), &f32s(&scaled(&level)?)?, &shares);
+        }
+        let bars = f32s(&bars.f_get(row)?)?;
+        draw_bars(&mut picture, top + BANDS as u32 + BAR, &bars);
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).context("cannot write a picture")?;
+    Ok(bytes.into_inner())
+}
+
+/// Numbers over bands and time in the size of the picture. `[1, F, N]`.
+fn scaled(x: &Tensor) -> Result<Tensor> {
+    let x = x.f_to_kind(Kind::Float)?.f_unsqueeze(0)?;
+    Ok(x.f_adaptive_avg_pool2d([BANDS, i64::from(WIDE)])?)
+}
+
+fn f32s(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(Vec::<f32>::try_from(x.f_to_kind(Kind::Float)?.f_flatten(0, -1)?)?)
+}
+
+/// A level from 0 to 255 for each pixel, low tones at the bottom, with shares over it.
+fn paint(picture: &mut RgbImage, (left, top): (u32, u32), level: &[f32], shares: &[f32]) {
+    for ((place, level), share) in (0u32..).zip(level).zip(shares) {
+        let (band, time) = (place / WIDE, place % WIDE);
+        let [above, below] = TINTS;
+        let tint = if *share < 0. { below } else { above };
+        let cover = 0.9 * share.abs().min(1.);
+        let colour = tint.map(|tint| ((1. - cover) * level + cover * f32::from(tint)).round() as u8);
+        picture.put_pixel(left + time, top + BANDS as u32 - 1 - band, Rgb(colour));
+    }
+}
+
+/// Bars up and down from a line.
+fn draw_bars(picture: &mut RgbImage, line: u32, bars: &[f32]) {
+    let width = WIDE / (bars.len() as u32).max(1);
+    let [above, below] = TINTS;
+    for (place, bar) in (0u32..).zip(bars) {
+        let length = (bar.abs().min(1.) * (BAR - 1) as f32).round() as u32;
+        for x in place * width..(place + 1) * width - 1 {
+            for step in 0..=length {
+                let (y, tint) = if *bar < 0. { (line + step, below) } else { (line - step, above) };
+                if x < picture.width() && y < picture.height() {
+                    picture.put_pixel(x, y, Rgb(tint));
+                }
+            }
+        }
+    }
 }
 
 /// Brightness from 0 to 255 of the spectrograms of the first waves. `[B, F, N]`, bytes.

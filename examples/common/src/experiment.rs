@@ -1,5 +1,6 @@
 //! One run from its first step to its summary, for every modality.
 use crate::evaluation::{Examples, Protocol, calibrate, draw, evaluate_all};
+use crate::explanation::{self, Explain, Told};
 use crate::report;
 use crate::report::Reached;
 use crate::summary::{file_name, keep_training};
@@ -62,6 +63,8 @@ pub struct Parts<'a, B: Batch, I: Batch> {
     pub derived: Derived<'a>,
     /// Writes what the method makes of held-out examples ([`Method::look`]) into the run's directory, and shows it.
     pub show: Show<'a, I>,
+    /// Explains what the encoder looks at in test examples.
+    pub explain: Explain<'a, I>,
     /// What the report shows beside its curves and tables, each under a heading.
     pub figures: Vec<(String, Figure)>,
 }
@@ -220,6 +223,12 @@ impl Experiment<'_> {
         {
             merge(&mut found, json!({"bias": bias}));
         }
+        let sets = match parts.probes.as_ref().map(|probes| probes.sets.as_slice()) {
+            Some([first, .., last]) => (*first, *last),
+            Some([only]) => (*only, *only),
+            _ => (parts.train, parts.test.unwrap_or(parts.train)),
+        };
+        let told = self.explain(method.as_ref(), parts, sets)?;
         let eval = eval_began.elapsed().as_secs_f64();
         let trained = (steps - first.min(steps)) * parts.config.batch_size as u64;
         let round = |x: f64| (x * 100.).round() / 100.;
@@ -230,6 +239,7 @@ impl Experiment<'_> {
             "loss": self.losses()?,
         });
         merge(&mut tail, found);
+        merge(&mut tail, told.as_ref().map_or(Value::Null, Told::summary));
         merge(&mut tail, json!({"run_dir": self.dir.path(), "version": self.config.version}));
         merge(&mut summary, tail);
         if self.flags.eval_only {
@@ -237,14 +247,10 @@ impl Experiment<'_> {
             keep_training(&mut summary, &serde_json::from_str(&before).unwrap_or_default());
         }
         self.dir.write_json(&file_name(self.config, &self.dir.config()?), &summary)?;
-        let sets = match parts.probes.as_ref().map(|probes| probes.sets.as_slice()) {
-            Some([first, .., last]) => (*first, *last),
-            Some([only]) => (*only, *only),
-            _ => (parts.train, parts.test.unwrap_or(parts.train)),
-        };
         let mut figures = parts.figures.clone();
         figures.extend(look);
-        report::write(self.dir, &summary, &reached, &figures, method.as_ref(), sets, &self.machine)?;
+        let shown = (figures.as_slice(), told.as_ref());
+        report::write(self.dir, &summary, &reached, shown, method.as_ref(), sets, &self.machine)?;
         Ok(Outcome::Finished(summary))
     }
 
@@ -458,6 +464,23 @@ impl Experiment<'_> {
             .map(|(name, rows)| Ok((name, rows.to_device(tch::Device::Cpu)?)))
             .collect::<ssl_core::Result<_>>()?;
         Ok(Some((heading, (parts.show)(&rows)?)))
+    }
+
+    /// What the encoder looks at in examples of the last set, if that is asked for.
+    fn explain<B: Batch + 'static, I: Batch + 'static>(
+        &self,
+        method: &DynMethod<B, I>,
+        parts: &Parts<'_, B, I>,
+        sets: (&dyn Examples<I>, &dyn Examples<I>),
+    ) -> Result<Option<Told>> {
+        if self.flags.no_eval || self.flags.explain == 0 {
+            return Ok(None);
+        }
+        self.say("explaining what the encoder looks at");
+        let count = (self.flags.explain, self.config.seed);
+        let told =
+            explanation::explain(method, sets, parts.probes.as_ref(), count, (&self.machine, parts.explain));
+        told.map(Some).context("cannot explain the encoder; --explain 0 leaves that out")
     }
 
     /// A linear probe of each stage, on a part of the training examples.

@@ -85,6 +85,9 @@ pub struct CommonFlags {
     /// Also leaves each class out of the training set in turn, and tells it by the distance to its nearest neighbors.
     #[arg(long, conflicts_with = "no_eval")]
     pub anomaly: bool,
+    /// Test examples of which the report shows what the encoder looks at; 0 leaves that out.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub explain: usize,
     /// Also fine-tunes the encoder, and the random one, on so many percent of the labels [default: 1,10,100].
     #[arg(long, value_name = "PERCENT,..", num_args = 0..=1, default_missing_value = "1,10,100", conflicts_with = "no_eval")]
     pub finetune: Option<Percents>,

@@ -1,5 +1,6 @@
 //! The run as a page to look at: curves, evaluation beside its floors, embedding plot, nearest neighbors.
 use crate::evaluation::{Evaluation, Examples, draw, embed};
+use crate::explanation::Told;
 use crate::{Machine, RunDir};
 use anyhow::Result;
 use serde_json::Value;
@@ -41,7 +42,7 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     dir: &RunDir,
     summary: &Value,
     reached: &[Reached],
-    figures: &[(String, Figure)],
+    (figures, told): (&[(String, Figure)], Option<&Told>),
     method: &M,
     (bank, queries): (&dyn Examples<I>, &dyn Examples<I>),
     machine: &Machine,
@@ -92,6 +93,9 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     for (heading, figure) in figures {
         page.figures(heading, &[vec![figure.clone()]])?;
     }
+    if let Some(told) = told {
+        explanations(&mut page, told)?;
+    }
     let seed = summary.get("seed").and_then(Value::as_u64).unwrap_or(0);
     let drawn = draw(bank.len(), BANK, seed, BANK_DRAW);
     let features = embed(method, bank, &drawn, machine)?;
@@ -110,6 +114,26 @@ pub(crate) fn write<I: Batch, M: Method<Input = I> + ?Sized>(
     }
     page.json("Everything measured", summary);
     Ok(page.write(&dir.file("report.html"))?)
+}
+
+/// What the encoder looks at, and whether the explanations depend on its weights.
+fn explanations(page: &mut Page, Told { number, explanations }: &Told) -> Result<()> {
+    page.figures("What the encoder looks at", &explanations.rows)?;
+    page.note(&format!(
+        "Explained is {number}: orange speaks for it, blue against it. {}",
+        explanations.legend
+    ));
+    let fact = |(name, found): &(String, Vec<f64>)| {
+        let found: Vec<String> = found.iter().map(|correlation| format!("{correlation:.2}")).collect();
+        (name.clone(), found.join(", "))
+    };
+    let facts: Vec<(String, String)> = explanations.randomized.iter().map(fact).collect();
+    if !facts.is_empty() {
+        let heading =
+            "How like explanations stay when layers are made random, from the last one on (1: alike)";
+        page.facts(heading, &facts);
+    }
+    Ok(())
 }
 
 /// What the run was, in words.

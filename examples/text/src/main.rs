@@ -6,6 +6,7 @@
 mod commands;
 mod corrupt;
 mod data;
+mod explain;
 mod floors;
 
 use anyhow::{Context, Result};
@@ -154,6 +155,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| corpora.skipped(),
         derived: &|found| derived(found, name, &text),
         show: &|rows| text.write_look(&dir, rows, flags.quiet),
+        explain: &|explained| explain::explain(explained, &recipe, &text.tokenizer),
         figures: Vec::new(),
         probe_stages: false,
     };

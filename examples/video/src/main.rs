@@ -8,6 +8,7 @@ mod commands;
 mod corrupt;
 mod data;
 mod examples;
+mod explain;
 mod picture;
 
 use anyhow::{Context, Result};
@@ -136,6 +137,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| videos.skipped(),
         derived: &|_| Vec::new(),
         show: &|rows| picture::look(&dir, rows, &recipe.clean),
+        explain: &|explained| explain::explain(&dir, explained, &recipe),
         figures: vec![("What the method sees".to_string(), picture::views(&dir, &first, &recipe.clean)?)],
         probe_stages: false,
     };

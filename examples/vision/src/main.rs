@@ -6,6 +6,7 @@
 mod anomaly;
 mod corrupt;
 mod data;
+mod explain;
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgMatches, Command, FromArgMatches, value_parser};
@@ -197,6 +198,7 @@ fn run(name: &str, matches: &ArgMatches, began: Instant) -> Result<ExitCode> {
         unreadable: &|| images.unreadable(),
         derived: &|_| Vec::new(),
         show: &|rows| data::write_look(&dir, rows, &recipe.pixels),
+        explain: &|explained| explain::explain(&dir, explained, &recipe),
         figures: vec![(
             "What the method sees".to_string(),
             data::write_views(&dir, &source, &recipe.pixels)?,

@@ -72,6 +72,8 @@ fn standard_output_is_the_summary_and_an_encoder_can_be_measured_again() {
         "/floors/raw/knn",
         "/floors/raw/linear",
         "/floors/majority",
+        "/explanations/of",
+        "/explanations/randomized/integrated gradients/4",
         "/run_dir",
         "/parameters",
         "/eval/knn_interval/0",

@@ -57,6 +57,15 @@ impl Scaling {
         })
     }
 
+    /// The weights, `[C, D]`, and intercepts, `[C]`, that do to features as they are what `weights` do to a design of theirs.
+    pub(crate) fn unscaled(&self, weights: &[f64], classes: i64) -> Result<(Tensor, Tensor)> {
+        let all = as_matrix(weights, classes, &self.mean)?.f_to_kind(self.mean.kind())?;
+        let d = self.mean.numel() as i64;
+        let weights = all.f_narrow(1, 0, d)?.f_div(&self.deviation)?;
+        let intercepts = all.f_select(1, d)?.f_sub(&weights.f_mv(&self.mean)?)?;
+        Ok((weights, intercepts))
+    }
+
     /// [`Scaling::design`] of every row in its order.
     pub(crate) fn design_of_all(&self, x: &Tensor) -> Result<Tensor> {
         let n = x.size().first().copied().unwrap_or(0);

@@ -133,11 +133,7 @@ impl Attention {
                 return Err(Error::Shape { what: "sequences".into(), expected, got: x.size() });
             }
         }
-        let [q, k, v] = self.qkv([x, other], mode)?;
-        let [q, k] = match self.rotary {
-            Some(base) => [rotated(&q, base)?, rotated(&k, base)?],
-            None => [q, k],
-        };
+        let [q, k, v] = self.turned([x, other], mode)?;
         let dropout = self.dropout.in_mode(mode);
         let y = if q.requires_grad() && !q.device().is_cuda() && n.max(m) <= PRODUCTS_UP_TO {
             products([&q, &k, &v], mask, dropout)?
@@ -150,6 +146,27 @@ impl Attention {
             Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, dropout, causal, None, false)?
         };
         self.proj.forward(&y.f_transpose(1, 2)?.f_reshape([b, n, dim])?, mode)
+    }
+
+    /// How much each position looks at each, without dropout: what [`Attention::forward_masked`] does not keep.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; returns `[B, H, N, N]`, a row for each position that looks.
+    ///
+    /// # Errors
+    /// As [`Attention::forward_masked`].
+    pub fn weights(&self, x: &Tensor, mask: AttentionMask<'_>) -> Result<Tensor> {
+        let [q, k, _] = self.turned([x, x], Mode::Eval)?;
+        Ok(weights([&q, &k], mask)?.f_unflatten(0, [-1, self.heads])?)
+    }
+
+    /// [`Attention::qkv`] with what rotary positions do to them.
+    fn turned(&self, of: [&Tensor; 2], mode: Mode) -> Result<[Tensor; 3]> {
+        let [q, k, v] = self.qkv(of, mode)?;
+        Ok(match self.rotary {
+            Some(base) => [rotated(&q, base)?, rotated(&k, base)?, v],
+            None => [q, k, v],
+        })
     }
 
     /// Queries of the first, keys and values of the second as views, each `[B, H, N, D / H]`.
@@ -209,6 +226,12 @@ fn rotated(x: &Tensor, base: f64) -> Result<Tensor> {
 
 /// Attention as two matrix products with a softmax between them, `[B, H, N, E]` each.
 fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> Result<Tensor> {
+    let weights = dropped(&weights([q, k], mask)?, dropout)?;
+    Ok(weights.f_bmm(&v.f_flatten(0, 1)?)?.f_view_as(q)?)
+}
+
+/// How much each query looks at each key, `[B, H, N, E]` to `[B H, N, M]`.
+fn weights([q, k]: [&Tensor; 2], mask: AttentionMask<'_>) -> Result<Tensor> {
     let shape = q.size();
     let ([b, heads, n, width], Some(&m)) = (shape[..].try_into().unwrap_or([0; 4]), k.size().get(2)) else {
         let (what, expected) = ("queries".into(), "[B, H, N, E]".into());
@@ -227,9 +250,7 @@ fn products([q, k, v]: [&Tensor; 3], mask: AttentionMask<'_>, dropout: f64) -> R
             logits.f_view([b, heads, n, m])?.f_add(&mask)?.f_view([b * heads, n, m])?
         }
     };
-    let weights = logits.f_softmax(-1, None::<Kind>)?;
-    let weights = dropped(&weights, dropout)?;
-    Ok(weights.f_bmm(&flat(v)?)?.f_view([b, heads, n, width])?)
+    Ok(logits.f_softmax(-1, None::<Kind>)?)
 }
 
 /// Minus infinity right of the diagonal, `[N, N]`.
@@ -327,6 +348,22 @@ mod tests {
         for y in both(&layer, &x, AttentionMask::Additive(&hidden)) {
             assert_close(&y, &slow(&vars, &x, |example, _, from| example == 1 || from < 3), 1e-5);
         }
+    }
+
+    #[test]
+    fn weights_are_what_the_values_are_summed_by() {
+        let (_vars, layer) = layer(&AttentionConfig { rotary: Some(10_000.), dropout: 0.5, ..SMALL }, &FUSED);
+        let x = sequences(5);
+        for mask in [AttentionMask::None, AttentionMask::Causal] {
+            let weights = layer.weights(&x, mask).unwrap();
+            assert_eq!(weights.size(), [2, 3, 5, 5]);
+            let [_, _, v] = layer.qkv([&x, &x], Mode::Eval).unwrap();
+            let y = weights.matmul(&v).transpose(1, 2).reshape([2, 5, 12]);
+            let y = layer.proj.forward(&y, Mode::Eval).unwrap();
+            assert_close(&y, &layer.forward_masked(&x, mask, Mode::Eval).unwrap(), 1e-5);
+        }
+        let unseen = layer.weights(&x, AttentionMask::Causal).unwrap().triu(1);
+        assert_eq!(largest(&unseen), 0.);
     }
 
     #[test]

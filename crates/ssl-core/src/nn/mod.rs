@@ -19,7 +19,7 @@ pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normali
 pub use mlp::{Activation, Mlp, gelu};
 pub use norm::{BatchNorm, LayerNorm};
 pub use projector::Projector;
-pub use transformer::{Block, BlockConfig, Names, NormPlace, TIMM};
+pub use transformer::{Block, BlockConfig, Names, NormPlace, TIMM, attention_weights};
 
 use tch::nn::Path;
 

@@ -21,6 +21,6 @@ mod plane;
 mod tsne;
 
 pub use map::Map;
-pub use page::{Content, Figure, Page};
+pub use page::{Content, Figure, Page, TINTS};
 pub use plane::{principal_plane, spectrum};
 pub use tsne::neighbor_plane;

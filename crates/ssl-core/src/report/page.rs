@@ -33,6 +33,8 @@ pub enum Content {
     },
     /// A text.
     Written(String),
+    /// A text in parts, each with a weight from -100 to 100, which shades it: blue to orange.
+    Shaded(Vec<(String, i8)>),
 }
 
 impl Figure {
@@ -68,10 +70,29 @@ impl Figure {
         content + self.caption.len()
     }
 
+    /// A text in parts with weights from -1 to 1.
+    pub fn shaded(parts: Vec<(String, f64)>, caption: impl Into<String>) -> Self {
+        let percent = |weight: f64| (100. * weight).round().clamp(-100., 100.) as i8;
+        let parts = parts.into_iter().map(|(part, weight)| (part, percent(weight))).collect();
+        Figure { content: Content::Shaded(parts), caption: caption.into() }
+    }
+
     /// A text.
     pub fn text(text: impl Into<String>, caption: impl Into<String>) -> Self {
         Figure { content: Content::Written(text.into()), caption: caption.into() }
     }
+}
+
+/// The colour that stands for a positive weight, and the one for a negative, as red, green and blue of 255.
+pub const TINTS: [[u8; 3]; 2] = [[235, 110, 20], [45, 115, 215]];
+
+/// A part of a text on its shade.
+fn shaded((part, weight): &(String, i8)) -> String {
+    let [above, below] = TINTS;
+    let [red, green, blue] = if *weight < 0 { below } else { above };
+    let cover = u32::from(weight.unsigned_abs()) * 7 / 10;
+    let part = escape(part);
+    format!("<span style=\"background:rgb({red} {green} {blue}/{cover}%)\">{part}</span>")
 }
 
 /// A page that grows section by section. What comes in is escaped.
@@ -214,6 +235,9 @@ impl Page {
                 }
                 Content::Embedded(uri) => format!("<img src=\"{}\" alt=\"{caption}\">", escape(uri)),
                 Content::Written(text) => format!("<blockquote>{}</blockquote>", escape(text)),
+                Content::Shaded(parts) => {
+                    format!("<blockquote>{}</blockquote>", parts.iter().map(shaded).collect::<String>())
+                }
             };
             format!("<figure>{content}<figcaption>{caption}</figcaption></figure>")
         };
@@ -332,6 +356,7 @@ mod tests {
             EVIL,
             &[vec![
                 Figure::text(EVIL, EVIL),
+                Figure::shaded(vec![(EVIL.into(), 0.5)], EVIL),
                 Figure { content: Content::Embedded(format!("data:,{EVIL}")), caption: EVIL.into() },
             ]],
         )
@@ -378,6 +403,17 @@ mod tests {
         let below = format!("<figure><img src=\"data:image/png;base64,eA==\" alt=\"\">{player}");
         assert!(page.render().contains(&format!("<figure>{player}")) && page.render().contains(&below));
         assert!(tone.clone().below(b"x").bytes() > tone.bytes() && tone.bytes() > 30);
+    }
+
+    #[test]
+    fn parts_of_a_text_are_shaded_by_their_weights() {
+        let mut page = Page::new("");
+        let parts = vec![("for".to_string(), 1.), (" against".to_string(), -0.5), (" none".to_string(), 0.)];
+        page.figures("A", &[vec![Figure::shaded(parts, "it")]]).unwrap();
+        let html = page.render();
+        assert!(html.contains("<span style=\"background:rgb(235 110 20/70%)\">for</span>"), "{html}");
+        assert!(html.contains("<span style=\"background:rgb(45 115 215/35%)\"> against</span>"), "{html}");
+        assert!(html.contains("/0%)\"> none</span>"), "{html}");
     }
 
     #[test]

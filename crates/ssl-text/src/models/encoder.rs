@@ -67,15 +67,47 @@ impl Encoder {
     /// `Error::Shape` when the tokens are not `[B, N]`, `Error::Config` when there are more of them than places, or the
     /// network cannot look where it is to.
     pub fn forward(&self, tokens: &Tokens, attend: Attend, mode: Mode) -> Result<Tensor> {
+        self.forward_vectors(&self.words().forward(&tokens.ids)?, tokens, attend, mode)
+    }
+
+    /// [`Encoder::forward`] of given vectors instead of those of the tokens, whose lengths alone count.
+    ///
+    /// # Shapes
+    /// `vectors`: `[B, N, E]`; returns `[B, N, D]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward_vectors(
+        &self,
+        vectors: &Tensor,
+        tokens: &Tokens,
+        attend: Attend,
+        mode: Mode,
+    ) -> Result<Tensor> {
         match (&self.net, attend) {
-            (Net::Transformer(net), _) => net.forward(tokens, attend, mode),
-            (Net::Recurrent(net), Attend::Past) => net.forward(tokens, mode),
+            (Net::Transformer(net), _) => net.forward_vectors(vectors, tokens, attend, mode),
+            (Net::Recurrent(net), Attend::Past) => net.forward_vectors(vectors, mode),
             (Net::Recurrent(_), Attend::All) => {
                 let message =
                     "expected a transformer, whose positions look at all others, got a recurrent network";
                 Err(Error::config("encoder", message))
             }
-            (Net::Table(table), _) => table.forward(&tokens.ids),
+            (Net::Table(_), _) => Ok(vectors.shallow_clone()),
+        }
+    }
+
+    /// How much each position looks at each in every block of a transformer, none of another network; a pass of its own,
+    /// for explanations.
+    ///
+    /// # Shapes
+    /// Returns `[B, heads, N, N]` each, without gradients.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn attention(&self, tokens: &Tokens, attend: Attend) -> Result<Vec<Tensor>> {
+        match &self.net {
+            Net::Transformer(net) => net.attention(tokens, attend),
+            Net::Recurrent(_) | Net::Table(_) => Ok(Vec::new()),
         }
     }
 
@@ -87,7 +119,18 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::forward`].
     pub fn embed(&self, tokens: &Tokens, attend: Attend, mode: Mode) -> Result<Tensor> {
-        let x = self.forward(tokens, attend, mode)?.f_to_kind(Kind::Float)?;
+        self.pool(&self.forward(tokens, attend, mode)?, tokens)
+    }
+
+    /// A vector for each text, of those of its positions.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`; returns `[B, D]`, float32.
+    ///
+    /// # Errors
+    /// When libtorch refuses the shape.
+    pub fn pool(&self, x: &Tensor, tokens: &Tokens) -> Result<Tensor> {
+        let x = x.f_to_kind(Kind::Float)?;
         match self.pooling {
             Pooling::Cls => Ok(x.f_select(1, 0)?),
             Pooling::Last => {
@@ -115,6 +158,11 @@ impl Encoder {
             Net::Recurrent(net) => net.words(),
             Net::Table(table) => table,
         }
+    }
+
+    /// Which positions stand for a text.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
     }
 
     /// Width of what it gives.

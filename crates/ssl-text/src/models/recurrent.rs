@@ -61,8 +61,19 @@ impl Recurrent {
     /// # Errors
     /// `Error::Shape` when the tokens are not `[B, N]`.
     pub fn forward(&self, tokens: &Tokens, mode: Mode) -> Result<Tensor> {
+        self.forward_vectors(&self.words.forward(&tokens.ids)?, mode)
+    }
+
+    /// [`Recurrent::forward`] of given vectors instead of those of tokens.
+    ///
+    /// # Shapes
+    /// `vectors`: `[B, N, E]`; returns `[B, N, D]`.
+    ///
+    /// # Errors
+    /// When libtorch refuses the shape.
+    pub fn forward_vectors(&self, vectors: &Tensor, mode: Mode) -> Result<Tensor> {
         let train = mode == Mode::Train;
-        let x = self.after.forward(&self.words.forward(&tokens.ids)?, mode)?;
+        let x = self.after.forward(vectors, mode)?;
         let rows = x.size().first().copied().unwrap_or(0);
         let zeros = || Tensor::f_zeros([self.layers, rows, self.dim], (Kind::Float, x.device()));
         let dropout = if train { self.dropout } else { 0. };

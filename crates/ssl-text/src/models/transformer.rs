@@ -6,8 +6,9 @@ use super::{Attend, Embedding, EncoderConfig, Family, Positions};
 use crate::batch::Tokens;
 use ssl_core::nn::{
     AttentionMask, Block, BlockConfig, Dropout, LayerNorm, Linear, Module, Names, NormPlace, QkvNames, TIMM,
+    attention_weights,
 };
-use ssl_core::{Error, Mode, Result, dims2, no_grad};
+use ssl_core::{Error, Mode, Result, dims3, no_grad};
 use tch::nn::Path;
 use tch::{Kind, Tensor};
 
@@ -110,21 +111,51 @@ impl Transformer {
     /// # Errors
     /// `Error::Shape` when the tokens are not `[B, N]`, `Error::Config` when there are more of them than places.
     pub fn forward(&self, tokens: &Tokens, attend: Attend, mode: Mode) -> Result<Tensor> {
-        let mut x = self.embeddings.forward(&tokens.ids, mode)?;
-        if let Some(project) = &self.project {
-            x = project.forward(&x, mode)?;
-        }
+        self.forward_vectors(&self.embeddings.words.forward(&tokens.ids)?, tokens, attend, mode)
+    }
+
+    /// [`Transformer::forward`] of given vectors instead of those of the tokens, whose lengths alone count.
+    ///
+    /// # Shapes
+    /// `vectors`: `[B, N, E]`; returns `[B, N, D]`.
+    ///
+    /// # Errors
+    /// As [`Transformer::forward`].
+    pub fn forward_vectors(
+        &self,
+        vectors: &Tensor,
+        tokens: &Tokens,
+        attend: Attend,
+        mode: Mode,
+    ) -> Result<Tensor> {
         let hidden = hidden_positions(tokens, attend)?;
-        let mask = match (&hidden, attend) {
-            (Some(hidden), _) => AttentionMask::Additive(hidden),
-            (None, Attend::All) => AttentionMask::None,
-            (None, Attend::Past) => AttentionMask::Causal,
-        };
-        for block in &self.blocks {
-            x = block.forward_masked(&x, mask, mode)?;
-        }
+        let mask = mask_of(hidden.as_ref(), attend);
+        let first = self.first(vectors, mode)?;
+        let x = self.blocks.iter().try_fold(first, |x, block| block.forward_masked(&x, mask, mode))?;
         match &self.last_norm {
             Some(norm) => norm.forward(&x, mode),
+            None => Ok(x),
+        }
+    }
+
+    /// How much each position looks at each in every block; a pass of its own, for explanations.
+    ///
+    /// # Shapes
+    /// Returns `[B, heads, N, N]` each, without gradients.
+    ///
+    /// # Errors
+    /// As [`Transformer::forward`].
+    pub fn attention(&self, tokens: &Tokens, attend: Attend) -> Result<Vec<Tensor>> {
+        let first = no_grad(|| self.first(&self.embeddings.words.forward(&tokens.ids)?, Mode::Eval))?;
+        let hidden = hidden_positions(tokens, attend)?;
+        attention_weights(&self.blocks, &first, mask_of(hidden.as_ref(), attend))
+    }
+
+    /// What the first block gets.
+    fn first(&self, vectors: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.embeddings.forward(vectors, mode)?;
+        match &self.project {
+            Some(project) => project.forward(&x, mode),
             None => Ok(x),
         }
     }
@@ -173,14 +204,14 @@ impl Embeddings {
         Ok(Embeddings { words, positions, segments, norm, dropout, max_length })
     }
 
-    /// `ids`: `[B, N]`; returns `[B, N, E]`.
-    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (_, n) = dims2(ids, "tokens", "[B, N]")?;
+    /// Vectors of tokens at their places, `[B, N, E]`.
+    fn forward(&self, vectors: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (_, n, _) = dims3(vectors, "vectors of tokens", "[B, N, E]")?;
         if n > self.max_length {
             let message = format!("expected at most {} tokens in a sequence, got {n}", self.max_length);
             return Err(Error::config("max_length", message));
         }
-        let mut x = self.words.forward(ids)?;
+        let mut x = vectors.shallow_clone();
         if let Some(positions) = &self.positions {
             x = x.f_add(&positions.f_narrow(0, 0, n)?)?;
         }
@@ -202,6 +233,15 @@ impl Embeddings {
             norm: self.norm.as_ref().map(LayerNorm::shallow_clone),
             ..*self
         }
+    }
+}
+
+/// The mask of attention, with what hides fillings.
+fn mask_of(hidden: Option<&Tensor>, attend: Attend) -> AttentionMask<'_> {
+    match (hidden, attend) {
+        (Some(hidden), _) => AttentionMask::Additive(hidden),
+        (None, Attend::All) => AttentionMask::None,
+        (None, Attend::Past) => AttentionMask::Causal,
     }
 }
 

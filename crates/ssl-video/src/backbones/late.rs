@@ -115,12 +115,30 @@ impl Late {
         }
         Ok(Late { net: ResNet::new(p, &config.of_images())?, config: *config })
     }
+
+    /// The maps of each stage with all frames as images, first to last, each made of the one before it.
+    /// `[B, C, T, H, W]` to `[B * T, C_i, H_i, W_i]`.
+    pub(crate) fn maps_of_images(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
+        let [_, _, frames, ..] = clips(x, self.config.channels)?;
+        self.net.features(&images(x)?, mode_of_parts(mode, frames))
+    }
+
+    /// The representation of clips, of the features of their frames. `[B, T, E]` to `[B, D]`.
+    pub(crate) fn fused(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(match self.config.fusion {
+            Fusion::Mean => features.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
+            Fusion::Concat => {
+                let stretches = features.f_transpose(1, 2)?.f_adaptive_avg_pool1d(self.config.frames)?;
+                stretches.f_transpose(1, 2)?.f_flatten(1, 2)?
+            }
+        })
+    }
 }
 
 impl Backbone for Late {
     fn features(&self, x: &Tensor, mode: Mode) -> Result<Vec<(String, Tensor)>> {
         let [_, _, frames, ..] = clips(x, self.config.channels)?;
-        let maps = self.net.features(&images(x)?, mode_of_parts(mode, frames))?;
+        let maps = self.maps_of_images(x, mode)?;
         maps.into_iter().map(|(name, map)| Ok((name, of_images(&map, frames)?))).collect()
     }
 
@@ -131,14 +149,7 @@ impl Backbone for Late {
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let features = self.frames(x, mode)?; // [B, T, E].
-        Ok(match self.config.fusion {
-            Fusion::Mean => features.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
-            Fusion::Concat => {
-                let stretches = features.f_transpose(1, 2)?.f_adaptive_avg_pool1d(self.config.frames)?;
-                stretches.f_transpose(1, 2)?.f_flatten(1, 2)?
-            }
-        })
+        self.fused(&self.frames(x, mode)?)
     }
 
     fn frame_dim(&self) -> i64 {

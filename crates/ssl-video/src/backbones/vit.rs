@@ -7,8 +7,11 @@ use super::{Backbone, clips};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssl_core::eval::Layer;
-use ssl_core::nn::{Block, BlockConfig, LayerNorm, Module, Names, QkvNames, TIMM, trunc_normal};
-use ssl_core::{Error, Mode, Result};
+use ssl_core::nn::{
+    AttentionMask, Block, BlockConfig, LayerNorm, Module, Names, QkvNames, TIMM, attention_weights,
+    trunc_normal,
+};
+use ssl_core::{Error, Mode, Result, no_grad};
 use ssl_vision::backbones::VitArch;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -281,6 +284,18 @@ impl VideoVit {
         let x = self.embed(x, keep)?;
         let x = self.blocks.iter().try_fold(x, |x, block| block.forward(&x, mode))?;
         self.norm.forward(&x, mode)
+    }
+
+    /// How much each tubelet looks at each in every block; a pass of its own, for explanations.
+    ///
+    /// # Shapes
+    /// `x`: `[B, C, T, H, W]`; returns `[B, heads, N, N]` each, without gradients.
+    ///
+    /// # Errors
+    /// As [`VideoVit::tokens`].
+    pub fn attention(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+        let tokens = no_grad(|| self.embed(x, None))?;
+        attention_weights(&self.blocks, &tokens, AttentionMask::None)
     }
 }
 

@@ -12,8 +12,10 @@ pub(crate) use positions::{resample_positions, sincos_positions};
 use super::Backbone;
 use patches::{Patches, Rows, Seen, replaced};
 use positions::for_grid;
-use ssl_core::nn::{Block, BlockConfig, LayerNorm, Module, TIMM, trunc_normal};
-use ssl_core::{Mode, Result};
+use ssl_core::nn::{
+    AttentionMask, Block, BlockConfig, LayerNorm, Module, TIMM, attention_weights, trunc_normal,
+};
+use ssl_core::{Mode, Result, no_grad};
 use tch::nn::{Init, Path};
 use tch::{Kind, Tensor};
 
@@ -120,6 +122,23 @@ impl Vit {
         self.norm.forward(&self.run(self.embed(x, seen)?, mode)?, mode)
     }
 
+    /// How much each token looks at each in every block, the class token first; a pass of its own, for explanations.
+    ///
+    /// # Shapes
+    /// `x`: `[B, C, H, W]`; returns `[B, heads, 1 + N, 1 + N]` each, without gradients.
+    ///
+    /// # Errors
+    /// As [`Vit::tokens`].
+    pub fn attention(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+        let tokens = no_grad(|| self.embed(x, Seen::All))?;
+        attention_weights(&self.blocks, &tokens, AttentionMask::None)
+    }
+
+    /// What the representation is made of.
+    pub fn pool(&self) -> Pool {
+        self.pool
+    }
+
     /// What the first block gets.
     fn embed(&self, x: &Tensor, seen: Seen<'_>) -> Result<Tensor> {
         let grid = self.patches.grid(x)?;
@@ -187,7 +206,7 @@ impl Backbone for Vit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ssl_core::{Precision, no_grad};
+    use ssl_core::Precision;
     use tch::Device;
     use tch::nn::VarStore;
 
