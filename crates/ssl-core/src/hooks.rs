@@ -371,7 +371,10 @@ mod tests {
         };
         assert!(look(0.5, OnCollapse::Stop).0.is_ok());
         let message = look(0.05, OnCollapse::Stop).0.unwrap_err().to_string();
-        assert!(message.contains("pair/retrieval 0.0500 is not above twice the chance of 0.0250"), "{message}");
+        assert!(
+            message.contains("pair/retrieval 0.0500 is not above twice the chance of 0.0250"),
+            "{message}"
+        );
         let (found, log) = look(0.05, OnCollapse::Warn);
         assert!(found.is_ok() && log.contains(&(4, "held_out_pair/retrieval".into(), 0.05)));
     }

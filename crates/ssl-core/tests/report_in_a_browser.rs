@@ -17,13 +17,15 @@ const LABELS: [[u8; 3]; 2] = [[0x3f, 0x74, 0xad], [0xe0, 0x7b, 0x1a]];
 fn page() -> Page {
     let mut curves = Curves::new();
     curves.insert("loss".into(), (0..300).map(|step| (step, 5. / (1. + step as f64 / 40.))).collect());
-    let around = |x: f64, y: f64| (0..80).map(move |i| [x + f64::from(i % 9) / 20., y + f64::from(i % 7) / 20.]);
+    let around =
+        |x: f64, y: f64| (0..80).map(move |i| [x + f64::from(i % 9) / 20., y + f64::from(i % 7) / 20.]);
     let near: Vec<[f64; 2]> = around(0., 0.).chain(around(3., 2.)).collect();
     let wide: Vec<[f64; 2]> = near.iter().map(|[x, y]| [*y, *x]).collect();
     let planes = [("near", near), ("wide", wide)];
     let labels: Vec<i64> = (0..160).map(|i| i / 80).collect();
     let names = ["boot".to_string(), "shirt".to_string()];
-    let shown: Vec<Figure> = labels.iter().map(|label| Figure::text(format!("example of {label}"), "")).collect();
+    let shown: Vec<Figure> =
+        labels.iter().map(|label| Figure::text(format!("example of {label}"), "")).collect();
     let mut page = Page::new("A run");
     page.warnings("Warnings", &[(3, "the representation collapsed".into())])
         .facts("The run", &[("steps".into(), "300".into())])
@@ -84,12 +86,17 @@ fn points_and_lines_lie_where_the_data_is() {
     let middle = |colour: [u8; 3]| {
         let places: Vec<(u32, u32)> = picture
             .enumerate_pixels()
-            .filter(|(_, y, Rgb(pixel))| *y < 740 && pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 40))
+            .filter(|(_, y, Rgb(pixel))| {
+                *y < 740 && pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 40)
+            })
             .map(|(x, y, _)| (x, y))
             .collect();
         assert!(!places.is_empty(), "no point of {colour:?}");
         let n = places.len() as u32;
-        (places.iter().map(|place| place.0).sum::<u32>() / n, places.iter().map(|place| place.1).sum::<u32>() / n)
+        (
+            places.iter().map(|place| place.0).sum::<u32>() / n,
+            places.iter().map(|place| place.1).sum::<u32>() / n,
+        )
     };
     let (first, second) = (middle(LABELS[0]), middle(LABELS[1]));
     assert!(first.0 + 300 < second.0 && first.1 > second.1 + 300, "{first:?} {second:?}");

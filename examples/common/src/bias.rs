@@ -1,7 +1,8 @@
 //! What the frozen features know of the groups of the examples, what that does to the classes, and what erasing it costs.
-use crate::evaluation::{Probes, Task, embed};
+use crate::evaluation::embed;
 use crate::groups::Grouped;
 use crate::{DynMethod, Experiment, Parts};
+use crate::{Probes, Task};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use ssl_core::Batch;

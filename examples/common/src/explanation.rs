@@ -1,6 +1,6 @@
 //! What the encoder looks at in some test examples, and whether that depends on its weights.
-use crate::evaluation::{Examples, Probes, draw, embed};
-use crate::{DynMethod, Machine};
+use crate::evaluation::{Examples, draw, embed};
+use crate::{DynMethod, Machine, Probes};
 use anyhow::Result;
 use serde_json::{Value, json};
 use ssl_core::eval::{Classifier, Features, Layer};

@@ -203,7 +203,9 @@ fn plot<I>(page: &mut Page, set: &dyn Examples<I>, drawn: &[usize], features: &T
 
 fn shortened(figure: Figure) -> Figure {
     match figure.content {
-        Content::Written(text) => Figure::text(text.chars().take(LETTERS).collect::<String>(), figure.caption),
+        Content::Written(text) => {
+            Figure::text(text.chars().take(LETTERS).collect::<String>(), figure.caption)
+        }
         _ => figure,
     }
 }
@@ -212,7 +214,8 @@ fn shortened(figure: Figure) -> Figure {
 fn health(page: &mut Page, features: &Tensor) -> Result<()> {
     let eigenvalues = spectrum(&l2_normalize(features)?)?;
     let deviation = features.f_std_dim([0i64].as_slice(), false, false)?;
-    let dead = deviation.f_lt_tensor(&deviation.f_mean(None)?.f_mul_scalar(DEAD)?)?.f_sum(tch::Kind::Int64)?;
+    let dead =
+        deviation.f_lt_tensor(&deviation.f_mean(None)?.f_mul_scalar(DEAD)?)?.f_sum(tch::Kind::Int64)?;
     let dead = dead.f_int64_value(&[])?;
     let all = eigenvalues.len();
     let total: f64 = eigenvalues.iter().sum();

@@ -44,6 +44,7 @@ mod tests {
             modality: "m".into(),
             method: "n".into(),
             data: data.into(),
+            groups: None,
             init: None,
             eval_data: eval_data.map(String::from),
             limit: None,

@@ -28,9 +28,9 @@ mod stream {
 mod anomaly;
 mod assignment;
 mod by_label;
+mod classifier;
 mod clustering;
 mod confusion;
-mod classifier;
 mod features;
 mod few_shot;
 mod finetune;
@@ -48,9 +48,9 @@ mod views;
 
 pub use anomaly::{auroc, neighbour_distance};
 pub use by_label::{LabelRetrieval, label_retrieval};
+pub use classifier::Classifier;
 pub use clustering::{Clustering, ClusteringOptions, clustering};
 pub use confusion::confusion;
-pub use classifier::Classifier;
 pub use features::Features;
 pub(crate) use features::host;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};

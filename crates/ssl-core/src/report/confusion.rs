@@ -27,7 +27,10 @@ fn table(counts: &[Vec<u64>], name: &dyn Fn(usize) -> String) -> String {
             let share = *count as f64 / all.max(1) as f64;
             let kind = if answer == class { "right" } else { "wrong" };
             let shown = if *count > 0 { format!("{:.0}", 100. * share) } else { String::new() };
-            let _ = write!(html, "<td class=\"{kind}\" style=\"--share:{share:.3}\" title=\"{count} of {all}\">{shown}</td>");
+            let _ = write!(
+                html,
+                "<td class=\"{kind}\" style=\"--share:{share:.3}\" title=\"{count} of {all}\">{shown}</td>"
+            );
         }
         html += "</tr>";
     }
@@ -53,7 +56,8 @@ fn lists(counts: &[Vec<u64>], name: &dyn Fn(usize) -> String) -> String {
     let mut html = String::from("<dl>");
     for &(share, class) in classes.iter().take(LISTED) {
         let n = all(class);
-        let _ = write!(html, "<div><dt>{}</dt><dd>{:.0} % of {n}</dd></div>", escape(&name(class)), 100. * share);
+        let _ =
+            write!(html, "<div><dt>{}</dt><dd>{:.0} % of {n}</dd></div>", escape(&name(class)), 100. * share);
     }
     html += "</dl><p>Most frequent mistakes: ";
     let mistake = |&(count, class, answer): &(u64, usize, usize)| {
@@ -86,7 +90,10 @@ mod tests {
         counts[3][4] = 2;
         counts[39] = vec![0; 40];
         let html = html(&counts, &[]);
-        assert!(html.starts_with("<dl><div><dt>7</dt><dd>0 % of 10</dd></div><div><dt>3</dt><dd>83 % of 12"), "{html}");
+        assert!(
+            html.starts_with("<dl><div><dt>7</dt><dd>0 % of 10</dd></div><div><dt>3</dt><dd>83 % of 12"),
+            "{html}"
+        );
         assert!(html.contains("mistakes: 9 for 7 (10 of 10); 4 for 3 (2 of 12).</p>"), "{html}");
         assert!(!html.contains("<dt>39</dt>"), "a class without examples has no share");
     }

@@ -44,7 +44,7 @@ pub(super) fn html(map: &Map, number: usize) -> String {
                 (format!("<img loading=\"lazy\" alt=\"\" src=\"{}\">", escape(uri)), caption.clone())
             }
             Some((Content::Written(text), _)) => (String::new(), text.clone()),
-            Some((Content::Played { .. }, caption)) => (String::new(), caption.clone()),
+            Some((Content::Played { .. } | Content::Shaded(_), caption)) => (String::new(), caption.clone()),
             None => (String::new(), String::new()),
         };
         let _ = write!(
@@ -77,7 +77,8 @@ mod tests {
         assert!(html.contains("a &lt;b&gt; c") && html.contains("<em>&lt;shirt&gt;</em>"));
         assert!(html.contains("src=\"data:image/png;base64,eA==\"") && html.contains("</i>11</li>"));
         assert!(html.contains("for=\"m3v1\""));
-        let places: Vec<&str> = html.split("style=\"").skip(1).map(|part| part.split('"').next().unwrap()).collect();
+        let places: Vec<&str> =
+            html.split("style=\"").skip(1).map(|part| part.split('"').next().unwrap()).collect();
         // The first lies left and low on the first plane, the second right and high.
         assert_eq!(places[0], "--x0:3.7%;--y0:96.3%;--x1:96.3%;--y1:3.7%;");
         assert_eq!(places[1], "--x0:96.3%;--y0:3.7%;--x1:96.3%;--y1:96.3%;");

@@ -66,6 +66,7 @@ impl Figure {
             Content::Embedded(uri) => uri.len(),
             Content::Played { uri, picture } => uri.len() + picture.as_ref().map_or(0, String::len),
             Content::Written(text) => text.len(),
+            Content::Shaded(parts) => parts.iter().map(|(text, _)| text.len()).sum(),
         };
         content + self.caption.len()
     }
@@ -212,7 +213,7 @@ impl Page {
             let uris = match &figure.content {
                 Content::Embedded(uri) => [Some(uri), None],
                 Content::Played { uri, picture } => [Some(uri), picture.as_ref()],
-                Content::Written(_) => [None, None],
+                Content::Written(_) | Content::Shaded(_) => [None, None],
             };
             let foreign = uris.into_iter().flatten().find(|uri| !uri.starts_with("data:"))?;
             Some(foreign.chars().take(40).collect::<String>())
@@ -226,7 +227,8 @@ impl Page {
                 Content::Played { uri, picture } => {
                     let element = uri.trim_start_matches("data:").split('/').next().unwrap_or_default();
                     let element: String = element.chars().filter(char::is_ascii_lowercase).collect();
-                    let picture = picture.as_ref().map(|png| format!("<img src=\"{}\" alt=\"\">", escape(png)));
+                    let picture =
+                        picture.as_ref().map(|png| format!("<img src=\"{}\" alt=\"\">", escape(png)));
                     format!(
                         "{}<{element} controls preload=\"none\" src=\"{}\"></{element}>",
                         picture.unwrap_or_default(),
@@ -373,7 +375,10 @@ mod tests {
         let mut page = Page::new("run");
         page.evaluation("Evaluation", &rows, Some(0.1));
         let html = page.render();
-        assert!(html.contains("<td>80.0</td><td>90.0</td><td>–</td><td>–</td><td>–</td><td>–</td><td>12.35</td>"), "{html}");
+        assert!(
+            html.contains("<td>80.0</td><td>90.0</td><td>–</td><td>–</td><td>–</td><td>–</td><td>12.35</td>"),
+            "{html}"
+        );
         let gains = "<td><b class=\"gain\">+10.0</b></td><td><b class=\"gain\">+5.0</b></td><td>–</td>";
         assert!(html.contains(gains), "{html}");
         assert_eq!(signed(-1.26), "<b class=\"loss\">-1.3</b>");

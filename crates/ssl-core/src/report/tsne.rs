@@ -103,7 +103,8 @@ mod tests {
     fn trustworthiness(x: &Tensor, plane: &[[f64; 2]], k: i64) -> f64 {
         let n = plane.len() as i64;
         let y = Tensor::from_slice(plane.as_flattened()).view([n, 2]);
-        let order = |x: &Tensor| Tensor::cdist(x, x, 2., 1).fill_diagonal_(f64::INFINITY, false).argsort(1, false);
+        let order =
+            |x: &Tensor| Tensor::cdist(x, x, 2., 1).fill_diagonal_(f64::INFINITY, false).argsort(1, false);
         let rank = order(x).argsort(1, false);
         let near = order(&y).narrow(1, 0, k);
         let beyond = (rank.gather(1, &near, false) + 1 - k).clamp_min(0).sum(Kind::Double).double_value(&[]);
