@@ -137,7 +137,7 @@ impl Measured {
         let mut all = json!({
             "column": grouped.column,
             "names": grouped.names,
-            "protocol": "offline, frozen encoder; the group by the protocol's probes; erased by LEACE fitted to the training set",
+            "protocol": "offline, frozen encoder, before any head; the group by the protocol's probes; erased by LEACE fitted to the training set",
             "leakage": leakage,
         });
         let mut after = json!({"rank": self.rank, "leakage": erased});
