@@ -251,7 +251,8 @@ mod tests {
                 [&classes, &groups].map(|of| Tensor::from_slice(of).to_kind(Kind::Double) * 2 - 1);
             let noise = ((Tensor::arange(n * 3, (Kind::Double, Device::Cpu)) + shift).square() * 0.37).sin();
             let scale = Tensor::from_slice(&[1.6, 0.9, 0.9]);
-            let x = Tensor::stack(&[class.shallow_clone(), group, class * 0], 1) + noise.view([n, 3]) * scale;
+            let x = Tensor::stack(&[class.shallow_clone(), group, class.zeros_like()], 1)
+                + noise.view([n, 3]) * scale;
             (Features::new(&x, groups).unwrap(), Features::new(&x, classes).unwrap())
         };
         let ((a, b), (c, d)) = (of(2 * n, 0), of(n, shift));
