@@ -1,13 +1,13 @@
 //! What the frozen features know of the groups of the examples, what that does to the classes, and what erasing it costs.
 use crate::evaluation::embed;
+use crate::experiment::merge;
 use crate::groups::Grouped;
-use crate::{DynMethod, Experiment, Parts};
-use crate::{Probes, Task};
+use crate::{DynMethod, Experiment, Parts, Probes, Task};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use ssl_core::Batch;
 use ssl_core::bias::{GroupAccuracy, Groups, Leace, Leakage, LeakageOptions, group_accuracy, leakage};
-use ssl_core::eval::{Features, Linear, LinearOptions, linear};
+use ssl_core::eval::{Features, LinearOptions, linear};
 
 impl Experiment<'_> {
     /// Measures the bias of the frozen encoder by the groups of `--groups`, or by a planted one; none without either.
@@ -72,31 +72,37 @@ fn measured<'a, B: Batch, I: Batch>(parts: &Parts<'a, B, I>) -> Probes<'a, I> {
     Probes { sets, tasks: vec![task] }
 }
 
-/// What is measured of features.
+/// What is measured of features, before and after the erasure.
 #[derive(Debug)]
 struct Measured {
-    leakage: Leakage,
-    erased: Leakage,
+    leakage: [Leakage; 2],
+    classified: Option<[Classified; 2]>,
     rank: i64,
-    of_classes: Option<OfClasses>,
-}
-
-/// What is measured of the classes, before and after the erasure.
-#[derive(Debug)]
-struct OfClasses {
-    linear: f64,
-    groups: Groups,
-    /// The groups are pairs: the class times `count` plus the group.
-    cells: Groups,
+    /// Groups there are.
     count: i64,
-    erased: f64,
-    erased_groups: Groups,
 }
 
-impl OfClasses {
-    /// The class and the group of a pair.
-    fn parted(&self, pair: i64) -> (i64, i64) {
-        (pair / self.count.max(1), pair % self.count.max(1))
+/// How well the classes are told by the linear probe.
+#[derive(Debug)]
+struct Classified {
+    accuracy: f64,
+    groups: Groups,
+    /// The groups are pairs: the class times the number of groups plus the group.
+    pairs: Groups,
+}
+
+impl Classified {
+    fn new(
+        [train, test]: &[Features; 2],
+        groups: &[i64],
+        count: i64,
+        options: &LinearOptions,
+    ) -> Result<Self> {
+        let found = linear(train, test, options)?;
+        let in_groups = |groups: &[i64]| group_accuracy(&found.predictions, test.y(), groups);
+        let pairs: Vec<i64> =
+            test.y().iter().zip(groups).map(|(class, group)| class * count + group).collect();
+        Ok(Classified { accuracy: found.accuracy, groups: in_groups(groups)?, pairs: in_groups(&pairs)? })
     }
 }
 
@@ -106,115 +112,102 @@ impl Measured {
         let by_line = LinearOptions { seed, ..LinearOptions::default() };
         let options = LeakageOptions { linear: by_line.clone(), ..LeakageOptions::default() };
         let [train, test] = groups;
+        let count = train.classes().max(test.classes());
         let labels = classes.map(|[train, test]| [train.y(), test.y()]);
         let eraser = Leace::fit(train)?;
-        let erase = |[train, test]: &[Features; 2]| -> ssl_core::Result<[Features; 2]> {
+        let erase = |[train, test]: &[Features; 2]| -> Result<[Features; 2]> {
             Ok([eraser.erase_from(train)?, eraser.erase_from(test)?])
         };
-        let [erased_train, erased_test] = erase(groups)?;
-        let of_classes = classes.map(|classes| -> ssl_core::Result<OfClasses> {
-            let [class_train, class_test] = classes;
-            let in_groups = |found: &Linear| group_accuracy(&found.predictions, class_test.y(), test.y());
-            let count = train.classes().max(test.classes());
-            let pairs: Vec<i64> =
-                class_test.y().iter().zip(test.y()).map(|(class, group)| class * count + group).collect();
-            let before = linear(class_train, class_test, &by_line)?;
-            let [erased_train, erased_test] = erase(classes)?;
-            let after = linear(&erased_train, &erased_test, &by_line)?;
-            Ok(OfClasses {
-                groups: in_groups(&before)?,
-                cells: group_accuracy(&before.predictions, class_test.y(), &pairs)?,
-                count,
-                erased_groups: in_groups(&after)?,
-                linear: before.accuracy,
-                erased: after.accuracy,
-            })
-        });
+        let leaks = |[train, test]: &[Features; 2]| leakage(train, test, labels, &options);
+        let classified = |classes: &[Features; 2]| Classified::new(classes, test.y(), count, &by_line);
+        let before_and_after = |classes: &[Features; 2]| -> Result<[Classified; 2]> {
+            Ok([classified(classes)?, classified(&erase(classes)?)?])
+        };
         Ok(Measured {
-            leakage: leakage(train, test, labels, &options)?,
-            erased: leakage(&erased_train, &erased_test, labels, &options)?,
+            leakage: [leaks(groups)?, leaks(&erase(groups)?)?],
+            classified: classes.map(before_and_after).transpose()?,
             rank: eraser.rank(),
-            of_classes: of_classes.transpose()?,
+            count,
         })
     }
 
     /// As it stands in the summary.
     fn json(&self, grouped: &Grouped, label_names: &[String]) -> Value {
-        let mut erased = json!({"rank": self.rank, "leakage": self.erased});
+        let [leakage, erased] = &self.leakage;
         let mut all = json!({
             "column": grouped.column,
             "names": grouped.names,
-            "protocol": "offline, frozen encoder; the group by the protocol's probes; erased by LEACE fitted to the training set",
-            "leakage": self.leakage,
+            "protocol": "offline, frozen encoder, before any head; the group by the protocol's probes; erased by LEACE fitted to the training set",
+            "leakage": leakage,
         });
-        let both = (all.as_object_mut(), erased.as_object_mut());
-        if let (Some(of), (Some(all), Some(erased))) = (&self.of_classes, both) {
-            let name = |group: i64| name_of(&grouped.names, group);
-            all.insert("linear".into(), json!(of.linear));
-            all.insert("groups".into(), in_words(&of.groups, &name));
-            let pair = |pair: i64| {
-                let (class, group) = of.parted(pair);
-                format!("{}, {}", name_of(label_names, class), name(group))
+        let mut after = json!({"rank": self.rank, "leakage": erased});
+        if let Some([before, erased]) = &self.classified {
+            let pair = |pair| self.pair(pair, grouped, label_names);
+            let of = |found: &Classified| {
+                json!({
+                    "linear": found.accuracy,
+                    "groups": in_words(&found.groups, &|group| name_of(&grouped.names, group)),
+                    "worst_class_and_group": worst(&found.pairs).map(|of| one(of, &pair)),
+                })
             };
-            all.insert("worst_class_and_group".into(), one(worst(&of.cells), &pair));
-            erased.insert("linear".into(), json!(of.erased));
-            erased.insert("cost".into(), json!(of.linear - of.erased));
-            erased.insert("gap".into(), json!(of.erased_groups.gap));
+            merge(&mut all, of(before));
+            merge(&mut after, of(erased));
+            merge(&mut after, json!({"cost": before.accuracy - erased.accuracy}));
         }
-        if let Some(all) = all.as_object_mut() {
-            all.insert("erased".into(), erased);
-        }
+        merge(&mut all, json!({"erased": after}));
         all
+    }
+
+    /// The names of the class and the group of a pair.
+    fn pair(&self, pair: i64, grouped: &Grouped, label_names: &[String]) -> String {
+        let (class, group) = (pair / self.count.max(1), pair % self.count.max(1));
+        format!("{}, {}", name_of(label_names, class), name_of(&grouped.names, group))
     }
 
     /// As a person reads it.
     fn said(&self, grouped: &Grouped, label_names: &[String]) -> String {
-        let percent = |share: f64| format!("{:.1} %", 100. * share);
+        let [leakage, erased] = &self.leakage;
         let mut lines = Vec::new();
-        if let Some(of) = &self.of_classes {
+        if let Some([before, _]) = &self.classified {
             lines.push(format!(
                 "{:>9} {:>17} {:>8}  GROUP BY {}",
                 "ACCURACY", "95 % INTERVAL", "EXAMPLES", grouped.column
             ));
-            for GroupAccuracy { group, n, accuracy, interval: [low, high] } in &of.groups.groups {
-                let interval = format!("{} to {}", percent(*low), percent(*high));
-                lines.push(format!(
-                    "{:>9} {interval:>17} {n:>8}  {}",
-                    percent(*accuracy),
-                    name_of(&grouped.names, *group)
-                ));
+            for &GroupAccuracy { group, n, accuracy, interval: [low, high] } in &before.groups.groups {
+                let (accuracy, name) = (percent(accuracy), name_of(&grouped.names, group));
+                let interval = format!("{} to {}", percent(low), percent(high));
+                lines.push(format!("{accuracy:>9} {interval:>17} {n:>8}  {name}"));
             }
-            let cell = worst(&of.cells).map(|cell| {
-                let (class, group) = of.parted(cell.group);
-                let (class, group) = (name_of(label_names, class), name_of(&grouped.names, group));
-                format!(
-                    "; the worst of class and group: {} of {} ({class}, {group})",
-                    percent(cell.accuracy),
-                    cell.n
-                )
-            });
-            lines.push(format!("largest gap: {}{}", percent(of.groups.gap), cell.unwrap_or_default()));
         }
         let told = |of: &Leakage| {
             format!("{} by the linear probe, {} by its neighbors", percent(of.linear), percent(of.knn))
         };
-        let class = self.leakage.from_label.map(|share| format!(", {} from its class alone", percent(share)));
-        lines.push(format!("the group of a test example is told with {}", told(&self.leakage)));
+        let class = leakage.from_label.map(|share| format!(", {} from its class alone", percent(share)));
+        lines.push(format!("the group of a test example is told with {}", told(leakage)));
         lines.push(format!(
             "without features: {} by the most frequent group{}",
-            percent(self.leakage.majority),
+            percent(leakage.majority),
             class.unwrap_or_default()
         ));
-        lines.push(format!("after the erasure: {}", told(&self.erased)));
-        if let Some(of) = &self.of_classes {
+        lines.push(format!("after the erasure: {}", told(erased)));
+        for (when, found) in ["before", "after"].iter().zip(self.classified.iter().flatten()) {
+            let pair = worst(&found.pairs).map(|of| {
+                let name = self.pair(of.group, grouped, label_names);
+                format!("; the worst of class and group: {} of {} ({name})", percent(of.accuracy), of.n)
+            });
             lines.push(format!(
-                "the class, by the linear probe: {} before, {} after",
-                percent(of.linear),
-                percent(of.erased)
+                "the class {when} it: {}, gap between groups {}{}",
+                percent(found.accuracy),
+                percent(found.groups.gap),
+                pair.unwrap_or_default()
             ));
         }
         lines.join("\n")
     }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100. * share)
 }
 
 fn name_of(names: &[String], number: i64) -> String {
@@ -229,16 +222,13 @@ fn worst(groups: &Groups) -> Option<&GroupAccuracy> {
     groups.groups.iter().find(|of| of.group == groups.worst)
 }
 
-fn one(of: Option<&GroupAccuracy>, name: &dyn Fn(i64) -> String) -> Value {
-    of.map_or(
-        Value::Null,
-        |of| json!({"name": name(of.group), "n": of.n, "accuracy": of.accuracy, "interval": of.interval}),
-    )
+fn one(of: &GroupAccuracy, name: &dyn Fn(i64) -> String) -> Value {
+    json!({"name": name(of.group), "n": of.n, "accuracy": of.accuracy, "interval": of.interval})
 }
 
 fn in_words(groups: &Groups, name: &dyn Fn(i64) -> String) -> Value {
     json!({
-        "groups": groups.groups.iter().map(|of| one(Some(of), name)).collect::<Vec<_>>(),
+        "groups": groups.groups.iter().map(|of| one(of, name)).collect::<Vec<_>>(),
         "best": name(groups.best),
         "worst": name(groups.worst),
         "gap": groups.gap,
@@ -261,7 +251,8 @@ mod tests {
                 [&classes, &groups].map(|of| Tensor::from_slice(of).to_kind(Kind::Double) * 2 - 1);
             let noise = ((Tensor::arange(n * 3, (Kind::Double, Device::Cpu)) + shift).square() * 0.37).sin();
             let scale = Tensor::from_slice(&[1.6, 0.9, 0.9]);
-            let x = Tensor::stack(&[class.shallow_clone(), group, class * 0], 1) + noise.view([n, 3]) * scale;
+            let x = Tensor::stack(&[class.shallow_clone(), group, class.zeros_like()], 1)
+                + noise.view([n, 3]) * scale;
             (Features::new(&x, groups).unwrap(), Features::new(&x, classes).unwrap())
         };
         let ((a, b), (c, d)) = (of(2 * n, 0), of(n, shift));
@@ -286,6 +277,8 @@ mod tests {
         let worst = json["worst_class_and_group"]["name"].as_str().unwrap();
         assert!(["cat, m", "dog, f"].contains(&worst), "those that go against the rule: {worst}");
         assert_eq!(json["groups"]["groups"][1]["name"], "m");
+        let worst = |path: &str| number(&format!("{path}/worst_class_and_group/accuracy"));
+        assert!(worst("") < number("/linear") && worst("/erased") <= number("/erased/linear"), "{json}");
         let said = found.said(&grouped, &labels);
         assert!(said.contains("GROUP BY sex") && said.contains("80.0 % from its class alone"), "{said}");
         assert_eq!(said.lines().count(), 8, "{said}");

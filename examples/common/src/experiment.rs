@@ -620,7 +620,7 @@ fn with_pretext(pretext: Value, found: Value) -> Value {
 }
 
 /// Adds the fields of one JSON object to another.
-fn merge(to: &mut Value, from: Value) {
+pub(crate) fn merge(to: &mut Value, from: Value) {
     if let (Some(to), Value::Object(from)) = (to.as_object_mut(), from) {
         to.extend(from);
     }

@@ -16,7 +16,7 @@ pub struct Skew {
     /// lists: 0 where all groups have what they should.
     pub max_skew: f64,
     /// The Kullback-Leibler divergence, in nats, of the shares among the first i from the desired ones, over all i up to
-    /// k with weights 1 / log2(i + 1), meaned over the lists: 0 likewise.
+    /// k with weights 1 / log2(i + 1), meaned over the lists: 0 where every beginning of a list has what it should.
     pub ndkl: f64,
     /// How many of each list were looked at.
     pub k: usize,
