@@ -147,6 +147,12 @@ mod tests {
             "simclr; fashion-mnist; resnet18; 11,176,512; 2,560 in 10 steps; = .887 [.881, .893]; = .800 [.792, .808]; \
              .700; .847 / .100; 201; 1,790; 1,767; A CPU"
         );
+        let unlabelled = json!({"method": "clm", "dataset": "shakespeare", "seconds": {"train": 9.4}});
+        assert_eq!(
+            row(&unlabelled, std::slice::from_ref(&unlabelled)).join("; "),
+            "clm; shakespeare; –; –; –; –; –; –; –; 9; –; –; –",
+            "without labels there is no accuracy, but a cost"
+        );
     }
 
     #[test]
