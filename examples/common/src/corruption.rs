@@ -40,6 +40,9 @@ pub fn events(len: usize, rate: f64, seed: u64, index: usize) -> Vec<bool> {
     (0..len).map(|_| rng.random::<f64>() < rate).collect()
 }
 
+/// What makes inputs of examples of a set.
+type Inputs<'a, I> = &'a dyn Fn(&dyn Examples<I>, &[usize]) -> ssl_core::Result<I>;
+
 /// The accuracy of a probe on corrupted test examples of a task, `count` of them at most; none where the examples have
 /// no corruptions.
 ///
@@ -59,7 +62,7 @@ pub(crate) fn robustness<I: Batch, M: Method<Input = I> + ?Sized>(
     let mut places = draw(task.test.len(), count, seed, CORRUPTED_DRAW);
     places.sort_unstable();
     let rows: Vec<usize> = places.iter().filter_map(|&place| task.test.get(place).copied()).collect();
-    let accuracy = |inputs: &dyn Fn(&dyn Examples<I>, &[usize]) -> ssl_core::Result<I>| -> Result<f64> {
+    let accuracy = |inputs: Inputs<'_, I>| -> Result<f64> {
         let (mut first, mut right) = (0, 0);
         for set in &probes.sets {
             let of_set = first..first + set.len();

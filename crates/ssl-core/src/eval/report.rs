@@ -161,16 +161,6 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_of_before_is_read() {
-        let text = include_str!("../../../../docs/results/vision-fashion-mnist-simclr.json");
-        let summary: serde_json::Value = serde_json::from_str(text).unwrap();
-        for place in ["/eval", "/floors/random_init", "/floors/raw"] {
-            let report: Report = serde_json::from_value(summary.pointer(place).unwrap().clone()).unwrap();
-            assert!(report.linear.is_some() && report.n_test == 10_000, "{place}");
-        }
-    }
-
-    #[test]
     fn what_was_not_measured_is_not_written_and_what_was_is_read_again() {
         let bare = serde_json::to_value(Report::default()).unwrap();
         for name in ["knn_interval", "linear_confusion", "clustering", "retrieval", "views", "robustness"] {
