@@ -12,9 +12,7 @@ use tch::Tensor;
 
 /// Severities of a corruption, from 1.
 pub const SEVERITIES: usize = 5;
-/// Examples of which views are made, at most, and views of each: ten are within a hundredth of fifty, which the paper
-/// takes.
-const VIEWED: usize = 1000;
+/// Views of an example: ten are within a hundredth of fifty, which the paper takes.
 const VIEWS: u64 = 10;
 /// Tags that keep the streams of random numbers of one seed apart.
 const VIEWED_DRAW: u64 = 113;
@@ -42,6 +40,9 @@ pub fn events(len: usize, rate: f64, seed: u64, index: usize) -> Vec<bool> {
     (0..len).map(|_| rng.random::<f64>() < rate).collect()
 }
 
+/// What makes inputs of examples of a set.
+type Inputs<'a, I> = &'a dyn Fn(&dyn Examples<I>, &[usize]) -> ssl_core::Result<I>;
+
 /// The accuracy of a probe on corrupted test examples of a task, `count` of them at most; none where the examples have
 /// no corruptions.
 ///
@@ -61,7 +62,7 @@ pub(crate) fn robustness<I: Batch, M: Method<Input = I> + ?Sized>(
     let mut places = draw(task.test.len(), count, seed, CORRUPTED_DRAW);
     places.sort_unstable();
     let rows: Vec<usize> = places.iter().filter_map(|&place| task.test.get(place).copied()).collect();
-    let accuracy = |inputs: &dyn Fn(&dyn Examples<I>, &[usize]) -> ssl_core::Result<I>| -> Result<f64> {
+    let accuracy = |inputs: Inputs<'_, I>| -> Result<f64> {
         let (mut first, mut right) = (0, 0);
         for set in &probes.sets {
             let of_set = first..first + set.len();
@@ -86,7 +87,7 @@ pub(crate) fn robustness<I: Batch, M: Method<Input = I> + ?Sized>(
     Ok(Some(Robustness { clean, n_test: rows.len() as i64, accuracy: found }))
 }
 
-/// Measures on random views of some examples; none where there are no views to be made.
+/// Measures on random views of examples, `count` of them at most; none where there are no views to be made.
 ///
 /// # Errors
 /// When an example cannot be read or libtorch refuses.
@@ -94,9 +95,9 @@ pub(crate) fn view_health<I: Batch, M: Method<Input = I> + ?Sized>(
     method: &M,
     examples: &dyn Examples<I>,
     machine: &Machine,
-    seed: u64,
+    (count, seed): (usize, u64),
 ) -> Result<Option<ViewHealth>> {
-    let rows = draw(examples.len(), VIEWED, seed, VIEWED_DRAW);
+    let rows = draw(examples.len(), count, seed, VIEWED_DRAW);
     if rows.len() < 2 {
         return Ok(None);
     }

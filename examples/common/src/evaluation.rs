@@ -134,6 +134,8 @@ pub struct Protocol {
     pub options: Options,
     /// Test examples that are corrupted, at most.
     pub corrupted: usize,
+    /// Test examples of which random views are made, at most.
+    pub viewed: usize,
 }
 
 /// What the encoder and its floors reach by the same protocol.
@@ -264,7 +266,7 @@ fn reports<I: Batch, M: Method<Input = I> + ?Sized>(
         if place == 0 {
             let seed = protocol.options.seed;
             if let Some(set) = probes.sets.last() {
-                report.views = view_health(method, *set, machine, seed)?;
+                report.views = view_health(method, *set, machine, (protocol.viewed, seed))?;
             }
             if let Some(probe) = probe {
                 let asked = (protocol.corrupted, seed);
@@ -307,8 +309,9 @@ pub fn evaluate_all<I: Batch, M: Method<Input = I> + ?Sized>(
         0 => vec![None; evals.len()],
         _ => {
             progress("evaluating the floor: random initialization, recalibrated");
-            // Corrupted examples are embedded by one random encoder alone: they are many.
-            floors(&Protocol { corrupted: 0, ..protocol.clone() })?.into_iter().map(Some).collect()
+            // What is made anew of the examples is embedded by one random encoder alone: it is much.
+            let plain = Protocol { corrupted: 0, viewed: 0, ..protocol.clone() };
+            floors(&plain)?.into_iter().map(Some).collect()
         }
     };
     let mut inputs = vec![BTreeMap::new(); evals.len()];

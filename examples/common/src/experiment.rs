@@ -409,7 +409,7 @@ impl Experiment<'_> {
             anomaly: self.flags.anomaly.then(LeftOutOptions::default),
             ..Options::default()
         };
-        Protocol { options, corrupted: if self.flags.robustness { CORRUPTED } else { 0 } }
+        Protocol { options, corrupted: if self.flags.robustness { CORRUPTED } else { 0 }, viewed: VIEWED }
     }
 
     /// Tells the person at the terminal.
@@ -562,6 +562,8 @@ impl<M: Method + ?Sized> Hook<M> for Unreadable<'_> {
 
 /// Test examples that are corrupted, at most: each of them some fifteen times.
 const CORRUPTED: usize = 2000;
+/// Test examples of which random views are made, at most: each of them ten times.
+const VIEWED: usize = 1000;
 /// Held-out examples of which is shown what the method makes.
 const SHOWN: i64 = 12;
 /// Training examples of the probes of single stages, which are many.

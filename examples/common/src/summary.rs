@@ -37,6 +37,7 @@ mod tests {
     use super::*;
     use serde_json::json;
     use ssl_core::Precision;
+    use ssl_core::eval::Report;
 
     fn config(data: &str, eval_data: Option<&str>) -> RunConfig {
         RunConfig {
@@ -62,6 +63,23 @@ mod tests {
         assert_eq!(name("a", Some("b")), "summary.json");
         assert_eq!(name("/data/my images", Some("b")), "summary-my-images.json");
         assert_eq!(name("a", Some("esc50")), "summary-esc50.json");
+    }
+
+    #[test]
+    fn summaries_of_before_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/results");
+        let mut read = 0;
+        for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let summary: Value = serde_json::from_str(&text).unwrap();
+            let reports = ["/eval", "/floors/random_init", "/floors/random_init_untouched"];
+            for report in reports.into_iter().filter_map(|place| summary.pointer(place)) {
+                let report: Result<Report, _> = serde_json::from_value(report.clone());
+                assert!(report.is_ok_and(|report| report.linear.is_some()), "{}", file.display());
+                read += 1;
+            }
+        }
+        assert!(read > 20, "{read}");
     }
 
     #[test]
