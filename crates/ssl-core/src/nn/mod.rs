@@ -6,6 +6,7 @@ mod drop;
 mod fused;
 mod init;
 mod layers;
+mod looks;
 mod mlp;
 mod norm;
 mod projector;
@@ -16,10 +17,11 @@ pub use conv1d::Conv1d;
 pub use drop::{DropPath, Dropout};
 pub use init::{trunc_normal, xavier_uniform};
 pub use layers::{Conv2d, ConvOptions, Linear, kaiming_normal_fan_out, l2_normalize, uniform_fan_in};
+pub use looks::attention_weights;
 pub use mlp::{Activation, Mlp, gelu};
 pub use norm::{BatchNorm, LayerNorm};
 pub use projector::Projector;
-pub use transformer::{Block, BlockConfig, Names, NormPlace, TIMM, attention_weights};
+pub use transformer::{Block, BlockConfig, Names, NormPlace, TIMM};
 
 use tch::nn::Path;
 

@@ -6,7 +6,7 @@ use super::{
     Activation, Attention, AttentionConfig, AttentionMask, DropPath, Dropout, LayerNorm, Mlp, Mode, Module,
     QkvNames, at, fused,
 };
-use crate::{Error, Result, check, no_grad};
+use crate::{Error, Result, check};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::nn::{Init, Path};
@@ -263,26 +263,6 @@ impl Block {
     }
 }
 
-/// [`Block::attention_weights`] of each block in turn, for an explanation: a forward pass of its own, of which nothing is
-/// kept otherwise.
-///
-/// # Shapes
-/// `x`: `[B, N, D]`, what comes into the first block; returns `[B, H, N, N]` each, without gradients.
-///
-/// # Errors
-/// As [`Block::forward_masked`].
-pub fn attention_weights(blocks: &[Block], x: &Tensor, mask: AttentionMask<'_>) -> Result<Vec<Tensor>> {
-    no_grad(|| {
-        let mut x = x.shallow_clone();
-        let mut all = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            all.push(block.attention_weights(&x, mask)?);
-            x = block.forward_masked(&x, mask, Mode::Eval)?;
-        }
-        Ok(all)
-    })
-}
-
 impl Module for Block {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.forward_masked(x, AttentionMask::None, mode)
@@ -292,7 +272,7 @@ impl Module for Block {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::Precision;
+    use crate::{Precision, no_grad};
     use tch::Device;
     use tch::nn::VarStore;
 
@@ -393,27 +373,6 @@ pub(super) mod tests {
             };
             let y = block.forward(&x, Mode::Train).unwrap();
             assert!(y.allclose(&slow, 1e-4, 1e-4, false), "{place:?}");
-        }
-    }
-
-    #[test]
-    fn each_block_looks_at_what_the_one_before_it_made() {
-        let x = randn(&[2, 5, 12]);
-        for (norm, names) in [(NormPlace::Pre, TIMM), (NormPlace::Post, BERT)] {
-            let blocks = [0, 1].map(|_| block(&BlockConfig { norm, ..SMALL }, &names).1);
-            let [first, second] =
-                attention_weights(&blocks, &x, AttentionMask::None).unwrap().try_into().unwrap();
-            let seen = |block: &Block, x: &Tensor| match norm {
-                NormPlace::Pre => block.norms[0].forward(x, Mode::Eval).unwrap(),
-                NormPlace::Post => x.shallow_clone(),
-            };
-            let weights = |block: &Block, x: &Tensor| {
-                block.attention.weights(&seen(block, x), AttentionMask::None).unwrap()
-            };
-            let between = blocks[0].forward(&x, Mode::Eval).unwrap();
-            assert!(first.allclose(&weights(&blocks[0], &x), 1e-5, 1e-6, false), "{norm:?}");
-            assert!(second.allclose(&weights(&blocks[1], &between), 1e-4, 1e-5, false), "{norm:?}");
-            assert!(!second.allclose(&weights(&blocks[1], &x), 1e-2, 1e-2, false), "{norm:?}");
         }
     }
 
