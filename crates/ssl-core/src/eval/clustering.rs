@@ -24,7 +24,7 @@ pub struct ClusteringOptions {
 
 impl Default for ClusteringOptions {
     fn default() -> Self {
-        ClusteringOptions { restarts: 5, rounds: 100, most: 10_000, seed: 0 }
+        ClusteringOptions { restarts: 3, rounds: 25, most: 5000, seed: 0 }
     }
 }
 

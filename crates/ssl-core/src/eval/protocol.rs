@@ -34,8 +34,10 @@ pub struct Options {
     pub anomaly: Option<LeftOutOptions>,
     /// Seed of every draw.
     pub seed: u64,
-    /// Examples from which the unlabelled measures and the retrieval are taken, at most.
+    /// Examples from which the unlabelled measures are taken, at most.
     pub health_examples: i64,
+    /// Examples that are retrieved among each other, at most: it costs their square.
+    pub retrieval_examples: i64,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             anomaly: None,
             seed: 0,
             health_examples: 4000,
+            retrieval_examples: 2000,
         }
     }
 }
@@ -70,12 +73,13 @@ pub fn evaluate_with_probe(
     test: &Features,
     options: &Options,
 ) -> Result<(Report, Option<LinearProbe>)> {
-    let sample = health_sample(test, options)?;
+    let sample = health_sample(test, options.health_examples, options.seed)?;
+    let asked = health_sample(test, options.retrieval_examples, options.seed)?;
     let mut report = Report {
         rankme: rankme(sample.x())?,
         uniformity: uniformity(sample.x())?,
         feature_deviation: feature_deviation(sample.x())?,
-        retrieval: label_retrieval(&sample)?,
+        retrieval: label_retrieval(&asked)?,
         dim: train.dim(),
         n_train: train.len(),
         n_test: test.len(),
@@ -153,10 +157,10 @@ fn few_shots(train: &Features, test: &Features, options: &Options, report: &mut 
     Ok(())
 }
 
-/// Rows drawn at random for the unlabelled measures: a set that is sorted by class begins with one of them.
-fn health_sample(test: &Features, options: &Options) -> Result<Features> {
-    let count = test.len().min(options.health_examples.max(1));
-    let mut rng = rng(options.seed, &[stream::HEALTH]);
+/// Rows drawn at random, `most` of them: a set that is sorted by class begins with one of them.
+fn health_sample(test: &Features, most: i64, seed: u64) -> Result<Features> {
+    let count = test.len().min(most.max(1));
+    let mut rng = rng(seed, &[stream::HEALTH]);
     let mut rows: Vec<i64> =
         sample(&mut rng, test.len() as usize, count as usize).into_iter().map(|row| row as i64).collect();
     rows.sort_unstable();
@@ -257,15 +261,11 @@ mod tests {
         let y: Vec<i64> = (0..300).map(|i| i / 100).collect();
         let x = Tensor::from_slice(&y).one_hot(3).to_kind(Kind::Float);
         let features = Features::new(&x, y).unwrap();
-        let of = |seed| {
-            let options = Options { seed, health_examples: 60, ..Options::default() };
-            health_sample(&features, &options).unwrap().x().shallow_clone()
-        };
+        let of = |seed| health_sample(&features, 60, seed).unwrap().x().shallow_clone();
         assert_eq!(of(0).size(), [60, 3]);
         assert!(rankme(&of(0)).unwrap() > 2.5, "{}", rankme(&of(0)).unwrap());
         assert!(of(0).equal(&of(0)) && !of(0).equal(&of(1)));
-        let all = Options { health_examples: 1000, ..Options::default() };
-        assert!(health_sample(&features, &all).unwrap().x().equal(&x));
+        assert!(health_sample(&features, 1000, 0).unwrap().x().equal(&x));
     }
 
     #[test]
