@@ -138,10 +138,13 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
     }
 }
 
+/// Steps until the first look of a watch, at most.
+const FIRST_LOOK: u64 = 100;
+
 /// Whether a watch looks now: at its intervals, and after 100, 200, 400, .. steps, since most collapses come early.
 fn is_watched<M: Method + ?Sized>(now: &Moment<'_, M>, every: u64) -> bool {
-    let hundreds = (now.at.index + 1) / 100;
-    let is_early = (now.at.index + 1).is_multiple_of(100) && hundreds.is_power_of_two();
+    let done = now.at.index + 1;
+    let is_early = done.is_multiple_of(FIRST_LOOK) && (done / FIRST_LOOK).is_power_of_two();
     now.is_due(every) || (every > 0 && is_early)
 }
 
@@ -194,7 +197,10 @@ impl<B: Batch, M: Method<Batch = B> + ?Sized> Hook<M> for HeldOut<'_, B> {
             let is_retrieval = |name: &str| name.rsplit('/').next() == Some("retrieval");
             let examples = self.batches.iter().map(Batch::len).min().unwrap_or(0);
             let check = |(name, value): &(String, f64)| self.alarm.check_retrieval(name, *value, examples);
-            if let Some(message) = found.iter().filter(|(name, _)| is_retrieval(name)).find_map(check) {
+            // What has hardly begun need not find anything yet.
+            if step + 1 >= FIRST_LOOK
+                && let Some(message) = found.iter().filter(|(name, _)| is_retrieval(name)).find_map(check)
+            {
                 self.on_collapse.raise(step, message, recorder)?;
             }
         }
@@ -361,22 +367,25 @@ mod tests {
     fn a_view_that_is_found_by_chance_alone_is_named() {
         let line = Line::new(1.).unwrap();
         let batches = [points(40)];
-        let look = |share: f64, on_collapse| {
+        let look = |index: u64, share: f64, on_collapse| {
             let derived = |_: &[(String, f64)]| vec![("pair/retrieval".to_string(), share)];
             let alarm = CollapseAlarm::default();
             let mut hook = HeldOut { batches: &batches, derived: &derived, every: 5, alarm, on_collapse };
             let mut log: Vec<(u64, String, f64)> = Vec::new();
-            let found = after(&line, 1., |now, _| hook.after_step(now, &mut log));
+            let found = after(&line, 1., |now, _| {
+                hook.after_step(&Moment { at: Step { index, total: 1000 }, ..*now }, &mut log)
+            });
             (found, log)
         };
-        assert!(look(0.5, OnCollapse::Stop).0.is_ok());
-        let message = look(0.05, OnCollapse::Stop).0.unwrap_err().to_string();
+        assert!(look(99, 0.5, OnCollapse::Stop).0.is_ok());
+        assert!(look(94, 0.05, OnCollapse::Stop).0.is_ok(), "a run that has hardly begun");
+        let message = look(99, 0.05, OnCollapse::Stop).0.unwrap_err().to_string();
         assert!(
             message.contains("pair/retrieval 0.0500 is not above twice the chance of 0.0250"),
             "{message}"
         );
-        let (found, log) = look(0.05, OnCollapse::Warn);
-        assert!(found.is_ok() && log.contains(&(4, "held_out_pair/retrieval".into(), 0.05)));
+        let (found, log) = look(99, 0.05, OnCollapse::Warn);
+        assert!(found.is_ok() && log.contains(&(99, "held_out_pair/retrieval".into(), 0.05)));
     }
 
     #[test]
