@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
 
-/// Where the table stands.
+/// Where the tables stand: that of the first task of each run, and that of all tasks.
 pub(crate) const README: &str = "README.md";
+const RESULTS: &str = "docs/src/results.md";
 pub(crate) const BEGIN: &str = "<!-- methods:begin -->";
 pub(crate) const END: &str = "<!-- methods:end -->";
 pub(crate) const NOTHING: &str = "–";
@@ -48,10 +49,17 @@ pub(crate) fn stale(workspace: &Workspace) -> Result<Vec<&'static str>> {
 
 /// Each file that has a table, as it is and as it should be.
 fn files(workspace: &Workspace) -> Result<Vec<(&'static str, (String, String))>> {
-    let old = fs::read_to_string(workspace.path(README)).with_context(|| format!("cannot read {README}"))?;
-    let new = splice(&old, &table(&summaries(workspace)?)).with_context(|| README)?;
-    let mut all = vec![(README, (old, new))];
-    // A book without the chapter has no such table.
+    let summaries = summaries(workspace)?;
+    let renewed = |file: &'static str, runs: &[Value]| -> Result<(&'static str, (String, String))> {
+        let old = fs::read_to_string(workspace.path(file)).with_context(|| format!("cannot read {file}"))?;
+        let new = splice(&old, &table(runs)).with_context(|| file)?;
+        Ok((file, (old, new)))
+    };
+    let mut all = vec![renewed(README, &summaries)?];
+    // A book without these chapters has no such tables.
+    if workspace.path(RESULTS).is_file() {
+        all.push(renewed(RESULTS, &summaries.iter().flat_map(by_task).collect::<Vec<_>>())?);
+    }
     if workspace.path(methods::CHAPTER).is_file() {
         all.push((methods::CHAPTER, methods::renewed(workspace)?));
     }
@@ -81,7 +89,7 @@ fn table(summaries: &[Value]) -> String {
     }
     let rule = HEAD.map(|_| "---".to_string());
     let head = HEAD.map(String::from);
-    let rows = summaries.iter().flat_map(by_task).map(|summary| line(&row(&summary)));
+    let rows = summaries.iter().map(|summary| line(&row(summary)));
     format!(
         "{}{}{}\nThe floors are linear / kNN / 10 labels per class; of the random encoders the strongest counts.\n",
         line(&head),
@@ -283,6 +291,27 @@ mod tests {
         assert_eq!(stale(&workspace)?, [methods::CHAPTER]);
         assert_eq!(write(&workspace)?, [methods::CHAPTER]);
         assert!(stale(&workspace)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn the_readme_has_the_first_task_of_a_run_and_the_book_all() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let workspace = Workspace::at(dir.path());
+        fs::create_dir_all(workspace.path("docs/results"))?;
+        fs::create_dir_all(workspace.path("docs/src"))?;
+        for file in [README, RESULTS] {
+            fs::write(workspace.path(file), format!("{BEGIN}\n{END}\n"))?;
+        }
+        let mut run = summary();
+        run["task"] = "family".into();
+        run["tasks"] = serde_json::json!({"pitch": {"eval": {"linear": 0.5}, "floors": {"majority": 0.2}}});
+        fs::write(workspace.path("docs/results/a.json"), run.to_string())?;
+        assert_eq!(write(&workspace)?, [README, RESULTS]);
+        let rows = |file: &str| -> Result<usize> {
+            Ok(fs::read_to_string(workspace.path(file))?.matches("| simclr |").count())
+        };
+        assert_eq!((rows(README)?, rows(RESULTS)?), (1, 2));
         Ok(())
     }
 

@@ -124,15 +124,14 @@ impl<I: Batch, M: Method<Input = I> + ?Sized> Hook<M> for CollapseWatch<I> {
         let health = Health::of(&embed(now, &self.inputs)?)?;
         recorder.record(step, "feature_deviation", health.deviation)?;
         recorder.record(step, "rankme", health.rankme)?;
-        let mut found = self.alarm.check(&health);
+        let mut found: Vec<String> = self.alarm.check(&health).into_iter().collect();
         for (name, number) in now.method.vital() {
             if let Some((_, value)) = now.output.metrics.iter().find(|(metric, _)| *metric == name) {
-                let value = f64::try_from(value)?;
-                found = found.or_else(|| self.alarm.check_in_use(&name, value, number));
+                found.extend(self.alarm.check_in_use(&name, f64::try_from(value)?, number));
             }
         }
-        if let Some(message) = found {
-            self.on_collapse.raise(step, message, recorder)?;
+        if !found.is_empty() {
+            self.on_collapse.raise(step, found.join("; "), recorder)?;
         }
         Ok(Flow::Continue)
     }
@@ -164,7 +163,8 @@ impl OnCollapse {
 pub type Derived<'a> = &'a dyn Fn(&[(String, f64)]) -> Vec<(String, f64)>;
 
 /// Measures the pretext task on examples that are not trained on, while the run goes on, and warns or stops when a
-/// method that compares views no longer finds an example's other view: its metric `retrieval` is at chance.
+/// method that compares views no longer tells examples apart: its metric `retrieval` is at chance, or its `spread` is
+/// nearly 0.
 pub struct HeldOut<'a, B> {
     /// The examples.
     pub batches: &'a [B],
@@ -193,13 +193,16 @@ impl<B: Batch, M: Method<Batch = B> + ?Sized> Hook<M> for HeldOut<'_, B> {
             for (name, value) in &found {
                 recorder.record(step, &format!("held_out_{name}"), *value)?;
             }
-            // Of several methods on one encoder each has a name before that of its metric.
-            let is_retrieval = |name: &str| name.rsplit('/').next() == Some("retrieval");
             let examples = self.batches.iter().map(Batch::len).min().unwrap_or(0);
-            let check = |(name, value): &(String, f64)| self.alarm.check_retrieval(name, *value, examples);
+            // Of several methods on one encoder each has a name before that of its metric.
+            let check = |(name, value): &(String, f64)| match name.rsplit('/').next() {
+                Some("retrieval") => self.alarm.check_retrieval(name, *value, examples),
+                Some("spread") => self.alarm.check_spread(name, *value),
+                _ => None,
+            };
             // What has hardly begun need not find anything yet.
             if step + 1 >= FIRST_LOOK
-                && let Some(message) = found.iter().filter(|(name, _)| is_retrieval(name)).find_map(check)
+                && let Some(message) = found.iter().find_map(check)
             {
                 self.on_collapse.raise(step, message, recorder)?;
             }
@@ -359,6 +362,10 @@ mod tests {
         assert!(look(&books, 200.).is_ok());
         let message = look(&books, 1.).unwrap_err().to_string();
         assert!(message.contains("code_perplexity 1.00 of 320 is under 3.2"), "{message}");
+        books.1.push(("other".to_string(), 8.));
+        books.1.push(("code_perplexity".to_string(), 500.));
+        let message = look(&books, 1.).unwrap_err().to_string();
+        assert!(message.contains("is under 3.2; code_perplexity 1.00 of 500"), "all are named: {message}");
         books.1.clear();
         assert!(look(&books, 1.).is_ok(), "only what a method names is looked at");
     }

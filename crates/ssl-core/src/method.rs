@@ -75,7 +75,8 @@ pub trait Method: Debug {
     /// How well the pretext task itself is solved on held-out examples: scalars by name, without gradients.
     ///
     /// A method that compares views reports as `retrieval` how often an example's other view is the nearest
-    /// ([`retrieval`](crate::eval::retrieval)): at chance, the run is warned of a collapse.
+    /// ([`retrieval`](crate::eval::retrieval)), or as `spread` how far its projections are from being the same
+    /// ([`spread`](crate::eval::spread)): at chance, or near 0, the run is warned of a collapse.
     fn validate(&self, _batch: &Self::Batch) -> Result<Metrics> {
         Ok(Vec::new())
     }

@@ -138,7 +138,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::Relaxed) {
             eprintln!("\nstopped; --resume goes on from the last checkpoint");
-            std::process::exit(i32::from(crate::INTERRUPTED));
+            // Without an orderly end, which would take libtorch down below the threads that still compute.
+            signal_hook::low_level::exit(i32::from(crate::INTERRUPTED));
         }
         eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
     })

@@ -84,6 +84,23 @@ pub fn retrieval(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// How far projections of unit length are from being all the same, as a tensor on the device: the mean deviation of their
+/// dimensions over the batch times the root of their number. Near 1 for random directions, 0 when they have collapsed.
+///
+/// # Shapes
+/// `z`: `[B, D]`, unit length not required; returns a scalar.
+///
+/// # Errors
+/// `Error::Shape` unless `z` is a matrix.
+///
+/// # Source
+/// Chen, He, 2021, section 4.1 and figure 2, where it is not multiplied: <https://arxiv.org/abs/2011.10566>.
+pub fn spread(z: &Tensor) -> Result<Tensor> {
+    let (_, width) = dims2(z, "projections", "[B, D]")?;
+    let deviation = l2_normalize(z)?.f_std_dim([0i64].as_slice(), false, false)?;
+    Ok(deviation.f_mean(Kind::Float)?.f_mul_scalar((width as f64).sqrt())?)
+}
+
 /// Logarithm of the mean Gaussian potential between unit features; 0 is collapsed, lower is more uniform.
 ///
 /// # Shapes
@@ -186,6 +203,13 @@ impl CollapseAlarm {
         (value.is_nan() || value < floor).then(|| format!("{name} {value:.2} of {number} is under {floor}"))
     }
 
+    /// Whether projections are nearly the same, of which [`spread`] is a tenth or less. A measure that is not a number is
+    /// none.
+    pub fn check_spread(&self, name: &str, value: f64) -> Option<String> {
+        let floor = 10. * self.min_deviation;
+        (value.is_nan() || value < floor).then(|| format!("{name} {value:.4} is under {floor}"))
+    }
+
     /// Whether the other view of an example is found among `examples` no more often than twice by chance. A measure that
     /// is not a number is by chance.
     pub fn check_retrieval(&self, name: &str, value: f64, examples: i64) -> Option<String> {
@@ -267,6 +291,25 @@ mod tests {
         assert_eq!(check(1.4, 2.).unwrap(), "code_perplexity 1.40 of 2 is under 1.5");
         assert_eq!(check(3.1, 320.).unwrap(), "code_perplexity 3.10 of 320 is under 3.2");
         assert!(check(f64::NAN, 320.).is_some());
+    }
+
+    #[test]
+    fn the_spread_is_near_one_for_random_directions_and_zero_for_one_direction() {
+        let random = Tensor::randn([400, 64], (Kind::Float, Device::Cpu));
+        let of = |x: &Tensor| spread(x).unwrap().double_value(&[]);
+        assert!((of(&random) - 1.).abs() < 0.02);
+        let lengths = Tensor::arange_start(1, 9, (Kind::Float, Device::Cpu)).view([8, 1]);
+        let one = of(&(random.narrow(0, 0, 1) * lengths));
+        assert!(one < 1e-3);
+        let alarm = CollapseAlarm::default();
+        assert_eq!(
+            (alarm.check_spread("spread", 0.11), alarm.check_spread("spread", of(&random))),
+            (None, None)
+        );
+        assert_eq!(alarm.check_spread("spread", 0.05).unwrap(), "spread 0.0500 is under 0.1");
+        assert!(
+            alarm.check_spread("spread", one).is_some() && alarm.check_spread("spread", f64::NAN).is_some()
+        );
     }
 
     #[test]

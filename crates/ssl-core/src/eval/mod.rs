@@ -55,7 +55,9 @@ pub use features::Features;
 pub(crate) use features::host;
 pub use few_shot::{FewShot, FewShotOptions, few_shot};
 pub use finetune::{Finetune, FinetuneOptions, Finetuned, Labelled, Layer, draw_share};
-pub use health::{CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, uniformity};
+pub use health::{
+    CollapseAlarm, Health, alignment, feature_deviation, rankme, retrieval, spread, uniformity,
+};
 pub use interval::{IntervalOptions, interval};
 pub use knn::{Knn, KnnOptions, knn, knn_votes, nearest};
 pub use left_out::{LeftOut, LeftOutOptions, left_out};

@@ -13,12 +13,12 @@ use crate::backbones::{Backbone, Encoders};
 use crate::siamese::Online;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::eval::retrieval;
+use ssl_core::eval::{retrieval, spread};
 use ssl_core::loss::negative_cosine;
-use ssl_core::nn::{BatchNorm, Projector, l2_normalize};
+use ssl_core::nn::{BatchNorm, Projector};
 use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
 use tch::nn::VarStore;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// SimSiam's hyperparameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,20 +104,6 @@ impl SimSiam {
         })?;
         Ok((loss, z_a, from_b))
     }
-}
-
-/// How far projections of unit length are from being all the same: their features' mean deviation over the batch times the
-/// root of their number. Near 1 for random directions, 0 when the network has collapsed.
-///
-/// # Shapes
-/// `z`: `[B, D]`, unit length not required; returns a scalar.
-///
-/// # Source
-/// Chen, He, 2021, section 4.1 and figure 2, where it is not multiplied.
-fn spread(z: &Tensor) -> Result<Tensor> {
-    let deviation = l2_normalize(z)?.f_std_dim([0i64].as_slice(), false, false)?;
-    let width = z.size().last().copied().unwrap_or(0) as f64;
-    Ok(deviation.f_mean(Kind::Float)?.f_mul_scalar(width.sqrt())?)
 }
 
 impl Method for SimSiam {
@@ -237,14 +223,6 @@ mod tests {
         let names = method.online.vars.variables();
         assert!(!names.contains_key("projector.7.weight") && names.contains_key("projector.7.running_mean"));
         assert_eq!(names["predictor.3.bias"].size(), [12]);
-    }
-
-    #[test]
-    fn the_spread_is_near_one_for_random_directions_and_zero_for_one_direction() {
-        let random = Tensor::randn([400, 64], (Kind::Float, Device::Cpu));
-        let of = |x: &Tensor| spread(x).unwrap().double_value(&[]);
-        assert!((of(&random) - 1.).abs() < 0.02);
-        assert!(of(&(random.narrow(0, 0, 1) * Tensor::arange_start(1, 9, (Kind::Float, Device::Cpu)).view([8, 1]))) < 1e-3);
     }
 
     #[test]

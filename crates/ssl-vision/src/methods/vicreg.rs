@@ -9,7 +9,7 @@ use crate::augment::Augment;
 use crate::backbones::{Backbone, Encoder, Encoders};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssl_core::eval::retrieval;
+use ssl_core::eval::{retrieval, spread};
 use ssl_core::loss::{VicRegTerms, VicRegWeights, vicreg};
 use ssl_core::nn::{Module, Projector};
 use ssl_core::{Method, Metrics, Mode, Output, Precision, Result, Step, Views, check, no_grad};
@@ -117,6 +117,7 @@ impl Method for VicReg {
             let mut found = vec![("retrieval".into(), retrieval(&a, &b)?)];
             // Of a single image there are no statistics.
             if a.size().first().is_some_and(|&n| n > 1) {
+                found.push(("spread".into(), spread(&a)?));
                 let terms = self.loss(&a, &b)?;
                 found.push(("loss".into(), terms.total));
                 found.push(("invariance".into(), terms.invariance));
