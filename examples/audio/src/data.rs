@@ -199,7 +199,7 @@ impl Examples<Tensor> for Clips {
         let caption = if caption.is_empty() { name } else { format!("{caption} {name}") };
         let rate = self.set.sample_rate();
         let shown = crate::picture::player(&wave.f_get(0)?, rate, caption)
-            .and_then(|player| Ok(player.below(&crate::picture::small(&wave, rate, 1)?)));
+            .and_then(|player| Ok(player.below("image/png", &crate::picture::small(&wave, rate, 1)?)));
         Ok(Some(shown.map_err(|error| ssl_core::Error::config("figure", format!("{error:#}")))?))
     }
 

@@ -68,14 +68,14 @@ mod tests {
             ("near", vec![[0., 0.], [1., 2.], [f64::NAN, 0.]]),
             ("wide", vec![[5., 1.], [5., 0.], [0., 0.]]),
         ];
-        let shown = [Figure::text("a <b> c", ""), Figure::embedded("image/png", b"x", "second")];
+        let shown = [Figure::text("a <b> c", ""), Figure::embedded("application/pdf", b"x", "second")];
         let names = ["<shirt>".to_string()];
         let map = Map { planes: &planes, labels: &[0, 11, 1], names: &names, shown: &shown };
         let html = html(&map, 3);
         assert_eq!(html.matches("<i class=\"b").count(), 2 + 3, "a point without a place is left out");
         assert_eq!(html.matches(" checked").count(), 1);
         assert!(html.contains("a &lt;b&gt; c") && html.contains("<em>&lt;shirt&gt;</em>"));
-        assert!(html.contains("src=\"data:image/png;base64,eA==\"") && html.contains("</i>11</li>"));
+        assert!(html.contains("src=\"data:application/pdf;base64,eA==\"") && html.contains("</i>11</li>"));
         assert!(html.contains("for=\"m3v1\""));
         let places: Vec<&str> =
             html.split("style=\"").skip(1).map(|part| part.split('"').next().unwrap()).collect();

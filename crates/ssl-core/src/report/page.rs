@@ -50,11 +50,11 @@ impl Figure {
         Figure { content, caption: caption.into() }
     }
 
-    /// The same below a picture of it, a PNG; a figure of another kind stays as it is.
+    /// The same below a picture of it, of which `media` is the type; a figure of another kind stays as it is.
     #[must_use]
-    pub fn below(self, png: &[u8]) -> Self {
+    pub fn below(self, media: &str, bytes: &[u8]) -> Self {
         let content = match self.content {
-            Content::Played { uri, .. } => Content::Played { uri, picture: Some(address("image/png", png)) },
+            Content::Played { uri, .. } => Content::Played { uri, picture: Some(address(media, bytes)) },
             other => other,
         };
         Figure { content, ..self }
@@ -403,11 +403,11 @@ mod tests {
         assert_eq!(figure.content, Content::Embedded("data:application/pdf;base64,JVBERg==".into()));
         let mut page = Page::new("sound".to_string());
         let tone = Figure::played("sound/wav", b"RIFF", "a tone");
-        page.figures("A", &[vec![tone.clone(), tone.clone().below(b"x")]]).unwrap();
+        page.figures("A", &[vec![tone.clone(), tone.clone().below("application/pdf", b"x")]]).unwrap();
         let player = "<sound controls preload=\"none\" src=\"data:sound/wav;base64,UklGRg==\"></sound>";
-        let below = format!("<figure><img src=\"data:image/png;base64,eA==\" alt=\"\">{player}");
+        let below = format!("<figure><img src=\"data:application/pdf;base64,eA==\" alt=\"\">{player}");
         assert!(page.render().contains(&format!("<figure>{player}")) && page.render().contains(&below));
-        assert!(tone.clone().below(b"x").bytes() > tone.bytes() && tone.bytes() > 30);
+        assert!(tone.clone().below("application/pdf", b"x").bytes() > tone.bytes() && tone.bytes() > 30);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The report as a browser shows it. `cargo test -p ssl-core --test report_in_a_browser -- --ignored` needs `chromium`
+//! The report as a browser shows it. `cargo test -p ssl-examples --test report_in_a_browser -- --ignored` needs `chromium`
 //! on the PATH.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 use image::Rgb;
