@@ -117,12 +117,12 @@ impl Method for VicReg {
             let mut found = vec![("retrieval".into(), retrieval(&a, &b)?)];
             // Of a single image there are no statistics.
             if a.size().first().is_some_and(|&n| n > 1) {
-                found.push(("spread".into(), spread(&a)?));
                 let terms = self.loss(&a, &b)?;
                 found.push(("loss".into(), terms.total));
                 found.push(("invariance".into(), terms.invariance));
                 found.push(("variance".into(), terms.variance));
                 found.push(("covariance".into(), terms.covariance));
+                found.push(("spread".into(), spread(&a)?));
             }
             Ok(found)
         })
