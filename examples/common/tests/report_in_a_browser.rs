@@ -9,6 +9,8 @@ use std::process::Command;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 3200;
+/// Where the legend below the map of a page 700 pixels wide begins, at the earliest.
+const LEGEND: u32 = 800;
 /// The page's ground by day and by night, as the style sheet has them.
 const GROUNDS: [[u8; 3]; 2] = [[0xfc, 0xfc, 0xfb], [0x15, 0x17, 0x1a]];
 /// The colours of labels 0 and 1 by day.
@@ -82,12 +84,12 @@ fn points_and_lines_lie_where_the_data_is() {
     let mut only = Page::new("A map");
     only.map("Examples", &Map { planes: &[("near", near)], labels: &labels, ..Map::default() });
     only.write(&path).unwrap();
-    let (picture, _) = seen(&path, &["--window-size=700,800", "--blink-settings=preferredColorScheme=1"]);
+    let (picture, _) = seen(&path, &["--window-size=700,1000", "--blink-settings=preferredColorScheme=1"]);
     let middle = |colour: [u8; 3]| {
         let places: Vec<(u32, u32)> = picture
             .enumerate_pixels()
             .filter(|(_, y, Rgb(pixel))| {
-                *y < 740 && pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 40)
+                *y < LEGEND && pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 40)
             })
             .map(|(x, y, _)| (x, y))
             .collect();
