@@ -1,8 +1,8 @@
 //! Recordings made worse, at five severities.
 //!
 //! Source: the speeds are around those of Ko et al., 2015: <https://doi.org/10.21437/Interspeech.2015-711>.
-use ssl_core::{Error, Result, dims2};
-use ssl_examples::noise;
+use ssl_core::{Result, dims2};
+use ssl_examples::{noise_like, strength_of};
 use tch::{Kind, Tensor};
 
 /// What can be done to recordings.
@@ -23,17 +23,11 @@ pub(crate) fn corrupt(
     (indices, seed): (&[usize], u64),
 ) -> Result<Tensor> {
     let (_, samples) = dims2(x, "recordings", "[B, T]")?;
-    let of_name = NAMES.iter().zip(STRENGTHS).find(|(known, _)| **known == name);
-    let strength = of_name.and_then(|(_, strengths)| strengths.get(severity.wrapping_sub(1)).copied());
-    let strength = strength.ok_or_else(|| {
-        let expected = format!("expected {} at a severity from 1 to 5", NAMES.join(", "));
-        Error::config("corruption", format!("{expected}, got {name} at {severity}"))
-    })?;
+    let strength = strength_of((&NAMES, &STRENGTHS), name, severity)?;
     if name == "noise" {
-        let all: Vec<f32> = indices.iter().flat_map(|&index| noise(samples as usize, seed, index)).collect();
         let power = x.f_square()?.f_mean_dim([1i64].as_slice(), true, Kind::Float)?;
         let level = power.f_div_scalar(10f64.powf(strength / 10.))?.f_sqrt()?;
-        return Ok(x.f_add(&Tensor::f_from_slice(&all)?.f_view(x.size().as_slice())?.f_mul(&level)?)?);
+        return Ok(x.f_add(&noise_like(x, indices, seed)?.f_mul(&level)?)?);
     }
     let short = (samples as f64 / strength).round() as i64;
     let played = x.f_unsqueeze(1)?.f_upsample_linear1d([short], false, None)?.f_squeeze_dim(1)?;

@@ -23,7 +23,7 @@ const NOISE: u64 = 115;
 ///
 /// # Source
 /// Box & Muller, 1958: <https://doi.org/10.1214/aoms/1177706645>.
-pub fn noise(len: usize, seed: u64, index: usize) -> Vec<f32> {
+fn noise(len: usize, seed: u64, index: usize) -> Vec<f32> {
     let mut rng = rng(seed, &[NOISE, index as u64]);
     let pairs = std::iter::repeat_with(move || {
         let (radius, angle) = (1. - rng.random::<f32>(), std::f32::consts::TAU * rng.random::<f32>());
@@ -31,6 +31,36 @@ pub fn noise(len: usize, seed: u64, index: usize) -> Vec<f32> {
         [radius * angle.cos(), radius * angle.sin()]
     });
     pairs.flatten().take(len).collect()
+}
+
+/// Noise of deviation 1 in the form of a batch, of which `indices` are the examples' numbers: see [`noise`].
+///
+/// # Shapes
+/// `x`: `[B, ..]`; returns the same.
+///
+/// # Errors
+/// `Error::Torch` unless there is a number for each example.
+pub fn noise_like(x: &Tensor, indices: &[usize], seed: u64) -> ssl_core::Result<Tensor> {
+    let len = x.size().iter().skip(1).product::<i64>() as usize;
+    let all: Vec<f32> = indices.iter().flat_map(|&index| noise(len, seed, index)).collect();
+    Ok(Tensor::f_from_slice(&all)?.f_view(x.size().as_slice())?)
+}
+
+/// How strong a corruption is at a severity from 1: `table` has the strengths of each of `names`.
+///
+/// # Errors
+/// `Error::Config` when there is no such corruption or severity.
+pub fn strength_of<const N: usize>(
+    (names, table): (&[&str; N], &[[f64; SEVERITIES]; N]),
+    name: &str,
+    severity: usize,
+) -> ssl_core::Result<f64> {
+    let of_name = names.iter().zip(table).find(|(known, _)| **known == name);
+    let strength = of_name.and_then(|(_, strengths)| strengths.get(severity.wrapping_sub(1)).copied());
+    strength.ok_or_else(|| {
+        let expected = format!("expected {} at a severity from 1 to {SEVERITIES}", names.join(", "));
+        ssl_core::Error::config("corruption", format!("{expected}, got {name} at {severity}"))
+    })
 }
 
 /// Whether something happens that does so with the probability `rate`, place by place of an example, by the seed and the

@@ -22,7 +22,7 @@ pub mod testing;
 
 pub use app::{Start, end, exit, list, method_command, print};
 pub use config::RunConfig;
-pub use corruption::{SEVERITIES, events, noise};
+pub use corruption::{SEVERITIES, events, noise_like, strength_of};
 pub use evaluation::{Evaluation, Examples, Floors, Protocol, calibrate, embed, evaluate_all};
 pub use experiment::{DynMethod, Experiment, Outcome, Parts, Show};
 pub use explanation::{Explain, Explained, Explanations, cascade};

@@ -4,7 +4,7 @@
 //! at most 64 pixels and of ImageNet-C above; the frames that are lost are Yi et al.'s, 2021:
 //! <https://arxiv.org/abs/2110.06513>, at rates of our own.
 use ssl_core::{Error, Result};
-use ssl_examples::{events, noise};
+use ssl_examples::{events, noise_like, strength_of};
 use tch::Tensor;
 
 /// What can be done to clips.
@@ -31,16 +31,9 @@ pub(crate) fn corrupt(
         return Err(Error::Shape { what: "clips".into(), expected, got: x.size() });
     };
     let table = if height.max(width) <= SMALL { OF_SMALL } else { OF_LARGE };
-    let of_name = NAMES.iter().zip(table).find(|(known, _)| **known == name);
-    let strength = of_name.and_then(|(_, strengths)| strengths.get(severity.wrapping_sub(1)).copied());
-    let strength = strength.ok_or_else(|| {
-        let expected = format!("expected {} at a severity from 1 to 5", NAMES.join(", "));
-        Error::config("corruption", format!("{expected}, got {name} at {severity}"))
-    })?;
+    let strength = strength_of((&NAMES, &table), name, severity)?;
     if name == "gaussian_noise" {
-        let len = x.size().iter().skip(1).product::<i64>() as usize;
-        let all: Vec<f32> = indices.iter().flat_map(|&index| noise(len, seed, index)).collect();
-        let noise = Tensor::f_from_slice(&all)?.f_view(x.size().as_slice())?.f_mul_scalar(strength)?;
+        let noise = noise_like(x, indices, seed)?.f_mul_scalar(strength)?;
         return Ok(x.f_add(&noise)?.f_clamp(0., 1.)?);
     }
     let clip = |(row, &index): (i64, &usize)| -> Result<Tensor> {

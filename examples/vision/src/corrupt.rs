@@ -2,8 +2,8 @@
 //!
 //! Source: Hendrycks & Dietterich, 2019: <https://arxiv.org/abs/1903.12261>; the numbers are those of their ImageNet-C, and
 //! of their CIFAR-10-C where no side is longer than 64 pixels.
-use ssl_core::{Error, Result, dims4};
-use ssl_examples::noise;
+use ssl_core::{Result, dims4};
+use ssl_examples::{noise_like, strength_of};
 use tch::{Kind, Tensor};
 
 /// What can be done to images.
@@ -31,18 +31,9 @@ pub(crate) fn corrupt(
 ) -> Result<Tensor> {
     let (_, _, height, width) = dims4(x, "images", "[B, C, H, W]")?;
     let table = if height.max(width) <= SMALL { OF_SMALL } else { OF_LARGE };
-    let of_name = NAMES.iter().zip(table).find(|(known, _)| **known == name);
-    let strength = of_name.and_then(|(_, strengths)| strengths.get(severity.wrapping_sub(1)).copied());
-    let strength = strength.ok_or_else(|| {
-        let expected = format!("expected {} at a severity from 1 to 5", NAMES.join(", "));
-        Error::config("corruption", format!("{expected}, got {name} at {severity}"))
-    })?;
+    let strength = strength_of((&NAMES, &table), name, severity)?;
     let worse = match name {
-        "gaussian_noise" => {
-            let len = x.size().iter().skip(1).product::<i64>() as usize;
-            let all: Vec<f32> = indices.iter().flat_map(|&index| noise(len, seed, index)).collect();
-            x.f_add(&Tensor::f_from_slice(&all)?.f_view(x.size().as_slice())?.f_mul_scalar(strength)?)?
-        }
+        "gaussian_noise" => x.f_add(&noise_like(x, indices, seed)?.f_mul_scalar(strength)?)?,
         "gaussian_blur" => blurred(x, strength)?,
         _ => {
             let mean = x.f_mean_dim([2i64, 3].as_slice(), true, Kind::Float)?;

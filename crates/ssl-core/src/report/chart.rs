@@ -69,11 +69,14 @@ pub(super) fn legend_of(labels: &[i64], names: &[String]) -> String {
     let mut known: Vec<i64> = labels.to_vec();
     known.sort_unstable();
     known.dedup();
-    let name = |label: i64| {
-        let name = usize::try_from(label).ok().and_then(|label| names.get(label)).cloned();
-        (label.rem_euclid(COLOURS as i64) as usize, name.unwrap_or_else(|| label.to_string()))
-    };
-    legend(known.into_iter().map(name))
+    let entry = |label: i64| (label.rem_euclid(COLOURS as i64) as usize, name_of(label, names));
+    legend(known.into_iter().map(entry))
+}
+
+/// The name of a label, or its number where it has none.
+pub(super) fn name_of(label: i64, names: &[String]) -> String {
+    let name = usize::try_from(label).ok().and_then(|label| names.get(label)).cloned();
+    name.unwrap_or_else(|| label.to_string())
 }
 
 /// A range of values, not empty.

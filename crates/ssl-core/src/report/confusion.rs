@@ -1,4 +1,5 @@
 //! What is taken for what.
+use super::chart::name_of;
 use super::page::escape;
 use std::fmt::Write;
 
@@ -9,7 +10,7 @@ const LISTED: usize = 12;
 
 /// The confusion matrix `counts[class][answer]` as HTML: a table of shares of each class, or, of many classes, lists.
 pub(super) fn html(counts: &[Vec<u64>], names: &[String]) -> String {
-    let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
+    let name = |class: usize| name_of(class as i64, names);
     if counts.len() > TABLE { lists(counts, &name) } else { table(counts, &name) }
 }
 

@@ -1,5 +1,5 @@
 //! Points that are looked into: each shows what it stands for when it is pointed at, without a script.
-use super::chart::{COLOURS, legend_of, spread};
+use super::chart::{COLOURS, legend_of, name_of, spread};
 use super::page::{Content, Figure, escape};
 use std::fmt::Write;
 
@@ -37,8 +37,7 @@ pub(super) fn html(map: &Map, number: usize) -> String {
         };
         let Some(places) = planes.iter().enumerate().map(place).collect::<Option<String>>() else { continue };
         let colour = label.rem_euclid(COLOURS as i64);
-        let name = usize::try_from(*label).ok().and_then(|label| map.names.get(label)).cloned();
-        let name = name.unwrap_or_else(|| label.to_string());
+        let name = name_of(*label, map.names);
         let (picture, text) = match map.shown.get(at).map(|figure| (&figure.content, &figure.caption)) {
             Some((Content::Embedded(uri), caption)) => {
                 (format!("<img loading=\"lazy\" alt=\"\" src=\"{}\">", escape(uri)), caption.clone())
