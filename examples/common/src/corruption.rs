@@ -33,7 +33,8 @@ fn noise(len: usize, seed: u64, index: usize) -> Vec<f32> {
     pairs.flatten().take(len).collect()
 }
 
-/// Noise of deviation 1 in the form of a batch, of which `indices` are the examples' numbers: see [`noise`].
+/// Normal numbers of deviation 1 in the form of a batch, of which `indices` are the numbers of the examples: each has noise
+/// of its own, by the seed and its number alone.
 ///
 /// # Shapes
 /// `x`: `[B, ..]`; returns the same.
